@@ -1,0 +1,212 @@
+"""The commands. Each reads its arguments, calls one room, prints, and sets the exit code:
+0 done, 1 the work failed, 2 the input is wrong."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hpc_kit import __version__
+from hpc_kit.spec.errors import InputError, WorkError
+
+app = typer.Typer(
+    name="hpc_kit",
+    help="Batch training of graph neural networks for molecules, crystals and MOFs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job file, or the name of one that ships.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+SetOption = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the job; may be repeated.")
+]
+RunOption = Annotated[
+    Path | None, typer.Option("--run", metavar="DIR", help="The run directory [runs/<name>-<time>].")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+RUNS = Path("runs")
+
+
+@app.command(epilog="Example: hpc_kit submit --site local jobs/quickstart.yaml --set train.epochs=3")
+def submit(
+    job: JobArgument,
+    site: Annotated[str, typer.Option(help="A site by name, or a site file.")],
+    sets: SetOption = [],
+    run: RunOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print tasks and commands; start nothing.")] = False,
+) -> None:
+    """Run all tasks of a job on a site, through Parsl.
+
+    With --run naming an existing run of the same tasks, only those not done are run.
+    """
+    _submit(job, sets, site, run, dry_run, parsl=True)
+
+
+@app.command(epilog="Example: apptainer exec image.sif hpc_kit run jobs/quickstart.yaml")
+def run(job: JobArgument, sets: SetOption = [], run: RunOption = None) -> None:
+    """Run all tasks of a job here and now, one after the other, without Parsl."""
+    _submit(job, sets, "local", run, dry_run=False, parsl=False)
+
+
+@app.command(epilog="Example: hpc_kit resume runs/quickstart-20260102-030405")
+def resume(run: RunArgument) -> None:
+    """Run those tasks of a run that are not done, each from its last checkpoint."""
+    from hpc_kit.runs.layout import RunDir
+
+    directory = RunDir(run)
+    _drive(directory, directory.read_plan(), directory.read_site(), parsl=True)
+
+
+@app.command(epilog="Example: hpc_kit status runs/quickstart-20260102-030405 --json")
+def status(
+    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run directory [all in runs/].")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what became of each task of a run, or of each run."""
+    from hpc_kit.report import tables
+    from hpc_kit.runs.layout import RunDir, find_runs
+    from hpc_kit.runs.status import read_statuses
+
+    if run is None:
+        runs = {str(r.path): read_statuses(r) for r in find_runs(RUNS)}
+        if as_json:
+            print(json.dumps({path: [s.as_json() for s in states] for path, states in runs.items()}, indent=2))
+        elif runs:
+            tables.print_runs(runs, _console())
+        else:
+            print(f"no runs in {RUNS}/")
+        return
+    states = read_statuses(RunDir(run))
+    if as_json:
+        print(json.dumps([s.as_json() for s in states], indent=2))
+    else:
+        tables.print_tasks(states, _console())
+
+
+@app.command(epilog="Example: hpc_kit logs runs/quickstart-20260102-030405 seed=1 -f")
+def logs(
+    run: RunArgument,
+    task: Annotated[str, typer.Argument(help="Part of a task's id or label [all tasks].")] = "",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as the logs grow; Ctrl-C ends.")] = False,
+) -> None:
+    """Print the logs of a run's tasks."""
+    from hpc_kit.report.logs import print_logs
+    from hpc_kit.runs.layout import RunDir
+
+    print_logs(RunDir(run), task, follow)
+
+
+@app.command(epilog="Example: hpc_kit cancel runs/quickstart-20260102-030405")
+def cancel(run: RunArgument) -> None:
+    """End a run: its running tasks are stopped, the rest is not started."""
+    from hpc_kit.runs.layout import RunDir
+    from hpc_kit.submit import request_cancel
+
+    directory = RunDir(run)
+    directory.read_plan()
+    if not request_cancel(directory):
+        print(f"{run}: nothing runs")
+        return
+    while directory.lock.is_held():
+        time.sleep(0.2)
+    print(f"{run}: cancelled; 'hpc_kit resume {run}' goes on")
+
+
+@app.command(epilog="Example: hpc_kit report runs/quickstart-20260102-030405 --json")
+def report(run: RunArgument, as_json: JsonOption = False) -> None:
+    """Show what the tasks of a run reached and where their time went."""
+    from hpc_kit.report.summary import print_summary, summarize
+    from hpc_kit.runs.layout import RunDir
+
+    summary = summarize(RunDir(run))
+    if as_json:
+        print(json.dumps(summary, indent=2))
+    else:
+        print_summary(summary, _console())
+
+
+@app.command(epilog="Example: hpc_kit task runs/quickstart-20260102-030405/tasks/quickstart-seed0-0123456789ab")
+def task(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A task directory.")]) -> None:
+    """Run one task directory; this is what a node runs."""
+    from hpc_kit.task import run_task
+
+    run_task(folder)
+
+
+def _submit(job: str, sets: list[str], site: str, run: Path | None, dry_run: bool, parsl: bool) -> None:
+    from hpc_kit.plan import make_plan
+    from hpc_kit.runs.layout import create_run, new_run_path
+    from hpc_kit.sites.policy import slots
+    from hpc_kit.spec.job import load_job
+    from hpc_kit.spec.site import load_site
+
+    machine = load_site(site)
+    file = load_job(job, sets)
+    plan = make_plan(file)
+    at_a_time = slots(machine, file.job.resources)
+    path = (run or new_run_path(RUNS, file.job.name)).absolute()
+    if dry_run:
+        from hpc_kit.report.tables import print_plan
+
+        print_plan(plan, machine, path, at_a_time)
+        return
+    _drive(create_run(path, plan, file.job, machine), plan, machine, parsl)
+
+
+def _drive(run, plan, site, parsl: bool) -> None:
+    from hpc_kit.report.progress import progress
+    from hpc_kit.report.summary import print_summary, summarize
+    from hpc_kit.report.tables import print_failures
+    from hpc_kit.submit import drive
+
+    console = _console()
+    console.print(f"run: {run.path}", soft_wrap=True, highlight=False)
+    show = progress(console)
+    try:
+        states = drive(run, plan, site, show, parsl)
+    finally:
+        show.close()
+    print_summary(summarize(run), console)
+    if any(s.state != "done" for s in states):
+        print_failures(run, states, console)
+        raise WorkError(f"{sum(s.state != 'done' for s in states)} of {len(states)} tasks are not done")
+
+
+def _console():
+    from rich.console import Console
+
+    return Console()
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"hpc_kit {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; turn the two kinds of error into a message and an exit code."""
+    try:
+        app()
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except WorkError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.exit(0)

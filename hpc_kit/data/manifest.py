@@ -1,0 +1,88 @@
+"""manifest.json of a shard set: what the login side may know about the data without opening a shard."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hpc_kit.spec.errors import InputError
+
+SCHEMA = 1
+FILE_NAME = "manifest.json"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Target(_Record):
+    """One predicted quantity of a graph: its unit and what it is."""
+
+    unit: str
+    description: str
+
+
+class Shard(_Record):
+    """One HDF5 file of the set, with what it must hold."""
+
+    file: str
+    graphs: int
+    atoms: int
+    edges: int
+    bytes: int
+    sha256: str
+
+
+class Manifest(_Record):
+    """All that manifest.json says.
+
+    `graph` holds the settings the stored edges were built with, or None where only atoms are stored and
+    edges are built on reading. `atoms_per_graph` and `edges_per_graph` let a sampler size batches without
+    reading a shard. `sha256` is the identity of the whole set: the same content anywhere has the same.
+    """
+
+    schema_version: int
+    name: str
+    source: dict[str, Any]
+    targets: dict[str, Target]
+    graph: dict[str, Any] | None
+    elements: list[int]
+    shards: list[Shard]
+    atoms_per_graph: list[int]
+    edges_per_graph: list[int]
+    sha256: str
+
+    @property
+    def graphs(self) -> int:
+        return sum(shard.graphs for shard in self.shards)
+
+
+def content_sha256(fields: dict[str, Any]) -> str:
+    """Return the identity of a set from its manifest's fields: all of them but `sha256` itself, in any order."""
+    content = {key: value for key, value in fields.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check `folder`/manifest.json. Raises InputError where it is missing, foreign or altered."""
+    path = folder / FILE_NAME
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder}: not a shard set: it holds no {FILE_NAME}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    version = fields.get("schema_version") if isinstance(fields, dict) else None
+    if version != SCHEMA:
+        raise InputError(f"{path}: schema version {version!r}; this hpc_kit reads version {SCHEMA}")
+    try:
+        manifest = Manifest.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{path}: {where}: {first['msg']}") from None
+    if content_sha256(fields) != manifest.sha256:
+        raise InputError(f"{path}: its content does not match its own sha256: it was altered or damaged")
+    return manifest

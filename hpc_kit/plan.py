@@ -1,0 +1,117 @@
+"""Turns a job into tasks: every cell of the grid times every seed, each with an id made of its content.
+
+Not for: where and when tasks run (submit.py).
+"""
+
+import hashlib
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from hpc_kit.data.manifest import Manifest, read_manifest
+from hpc_kit.spec.errors import InputError, allowed
+from hpc_kit.spec.job import Data, Job, JobFile, Model, Resources, Train
+from hpc_kit.spec.shipped import shipped_folder
+
+SCHEMA = 1
+
+
+class Task(BaseModel):
+    """One fully resolved piece of a job; task.yaml holds exactly this.
+
+    `id` ends in a hash of what is computed: kind, data, model, train and seed, with the data set named by its
+    sha256. Resources and the job's name are not part of the hash: they say where, not what.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: int
+    id: str
+    label: str
+    kind: str
+    seed: int
+    dataset: str
+    dataset_sha256: str
+    unit: str
+    data: Data
+    model: Model
+    train: Train
+    resources: Resources
+
+
+class Plan(BaseModel):
+    """The tasks of a run; plan.json holds exactly this."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: int
+    name: str
+    tasks: list[Task]
+
+
+def make_plan(file: JobFile) -> Plan:
+    """Expand the grid and the seeds of a job. Raises InputError naming the key that gives an invalid task."""
+    job = file.job
+    tasks: dict[str, Task] = {}
+    for cell in _cells(job.grid):
+        varied, document = job, file.document
+        if cell:
+            for key, value in cell.items():
+                place = f"{file.document.place(('grid', key))}: grid {key}={value}"
+                document = document.with_value(tuple(key.split(".")), value, place)
+            varied = document.check(Job)
+        folder = dataset_folder(varied.data)
+        try:
+            manifest = read_manifest(folder)
+        except InputError as error:
+            raise document.error(("data", "path"), str(error)) from None
+        if varied.data.target not in manifest.targets:
+            names = allowed(varied.data.target, manifest.targets)
+            raise document.error(("data", "target"), f"unknown target {varied.data.target!r}; {names}")
+        for seed in job.seeds:
+            task = _task(varied, cell, seed, folder, manifest)
+            if task.id in tasks:
+                raise file.document.error(("grid",), f"gives the task {task.label!r} twice")
+            tasks[task.id] = task
+    return Plan(schema_version=SCHEMA, name=job.name, tasks=list(tasks.values()))
+
+
+def dataset_folder(data: Data) -> Path:
+    """Return the folder of the shard set that `data` names."""
+    if data.source == "sample":
+        return shipped_folder("embedded") / "qm9_sample"
+    return Path(data.path or "").expanduser().resolve()
+
+
+def _cells(grid: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+def _task(job: Job, cell: dict[str, Any], seed: int, folder: Path, manifest: Manifest) -> Task:
+    content = {
+        "kind": job.kind,
+        "seed": seed,
+        "dataset": manifest.sha256,
+        "data": job.data.model_dump(exclude={"source", "path"}),
+        "model": job.model.model_dump(),
+        "train": job.train.model_dump(),
+    }
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    label = " ".join([*(f"{key}={value}" for key, value in cell.items()), f"seed={seed}"])
+    return Task(
+        schema_version=SCHEMA,
+        id=f"{job.name}-seed{seed}-{digest}",
+        label=label,
+        kind=job.kind,
+        seed=seed,
+        dataset=str(folder),
+        dataset_sha256=manifest.sha256,
+        unit=manifest.targets[job.data.target].unit,
+        data=job.data,
+        model=job.model,
+        train=job.train,
+        resources=job.resources,
+    )

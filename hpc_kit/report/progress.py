@@ -1,0 +1,79 @@
+"""Progress of a run while it is driven: bars on a terminal, plain lines elsewhere."""
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from hpc_kit.report.summary import in_unit
+from hpc_kit.runs.ledger import TERMINAL
+from hpc_kit.runs.status import TaskStatus
+
+LINE_EVERY_S = 10.0
+
+
+class Bars:
+    """A bar for all epochs of the run and one for each task under way."""
+
+    def __init__(self, console: Console):
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("epochs"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+        )
+        self._bars: dict[str, int] = {}
+        self._progress.start()
+
+    def __call__(self, states: list[TaskStatus]) -> None:
+        done = sum(s.state in TERMINAL for s in states)
+        text = f"{done} of {len(states)} tasks ended"
+        self._set("", text, sum(s.epoch for s in states), sum(s.epochs for s in states), "")
+        for s in states:
+            if s.state == "started" or s.id in self._bars:
+                error = f"val MAE {in_unit(s.val_mae, s.unit)}" if s.val_mae is not None else ""
+                self._set(s.id, s.label, s.epoch, s.epochs, error if s.state == "started" else s.state)
+
+    def _set(self, key: str, text: str, epoch: int, epochs: int, note: str) -> None:
+        if key not in self._bars:
+            self._bars[key] = self._progress.add_task(text, total=epochs, completed=epoch, note=note)
+        self._progress.update(self._bars[key], description=text, completed=epoch, note=note)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+class Lines:
+    """A line when a task starts or ends, and every LINE_EVERY_S seconds one for all that are under way."""
+
+    def __init__(self, console: Console):
+        self._console = console
+        self._states: dict[str, str] = {}
+        self._next = time.monotonic() + LINE_EVERY_S
+
+    def __call__(self, states: list[TaskStatus]) -> None:
+        for s in states:
+            if self._states.get(s.id, "planned") != s.state and s.state != "submitted":
+                self._print(f"{s.label}: {s.state}{': ' + s.reason if s.reason else ''}")
+            self._states[s.id] = s.state
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + LINE_EVERY_S
+            for s in states:
+                if s.state == "started" and s.epoch:
+                    error = in_unit(s.val_mae, s.unit)
+                    self._print(f"{s.label}: epoch {s.epoch}/{s.epochs}, val MAE {error}")
+
+    def _print(self, text: str) -> None:
+        line = f"{time.strftime('%H:%M:%S')} {text}"
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        pass
+
+
+def progress(console: Console) -> Bars | Lines:
+    """Return what fits where `console` writes to."""
+    return Bars(console) if console.is_terminal else Lines(console)

@@ -1,0 +1,127 @@
+"""The summary of a run: what each task reached and where its time went, and the mean over seeds."""
+
+import json
+import statistics
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from hpc_kit.plan import Plan, Task
+from hpc_kit.runs.layout import RunDir
+from hpc_kit.runs.records import read_lines
+from hpc_kit.runs.status import TaskStatus, read_statuses
+
+
+@dataclass
+class Row:
+    """One task. Errors are in `unit`; `baseline_mae` is that of always guessing the training mean.
+
+    `data_wait` is the share of training time spent waiting for batches, `graphs_per_s` all graphs over all
+    training time; both and the median `epoch_s` leave the first epoch out where there are others.
+    """
+
+    id: str
+    label: str
+    state: str
+    test_mae: float | None
+    baseline_mae: float | None
+    unit: str
+    epoch_s: float | None
+    data_wait: float | None
+    graphs_per_s: float | None
+
+
+def summarize(run: RunDir) -> dict[str, Any]:
+    """Return the rows of all tasks and, for each cell of the grid with several seeds done, mean and deviation."""
+    plan = run.read_plan()
+    states = {status.id: status for status in read_statuses(run)}
+    rows = [_row(run, task, states[task.id]) for task in plan.tasks]
+    return {"run": str(run.path), "tasks": [asdict(row) for row in rows], "seeds": _over_seeds(plan, rows)}
+
+
+def print_summary(summary: dict[str, Any], console: Console) -> None:
+    """Print the summary as a table that ends with the path of the run."""
+    rows = [Row(**fields) for fields in summary["tasks"]]
+    unit = rows[0].unit
+    table = Table(title=None)
+    table.add_column("task", overflow="fold")
+    table.add_column("state")
+    for name in (
+        "test MAE",
+        "MAE of guessing\nthe training mean",
+        "s/epoch\n(median)",
+        "data wait",
+        "graphs/s",
+    ):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            row.label,
+            row.state,
+            in_unit(row.test_mae, row.unit),
+            in_unit(row.baseline_mae, row.unit),
+            _number(row.epoch_s, "{:.2f}"),
+            _number(row.data_wait, "{:.1%}"),
+            _number(row.graphs_per_s, "{:.0f}"),
+        )
+    for cell in summary["seeds"]:
+        table.add_section()
+        spread = f"{in_unit(cell['mean'], cell['unit'], False)} ± {in_unit(cell['std'], cell['unit'])}"
+        name = f"{cell['label']} " if cell["label"] else ""
+        table.add_row(f"{name}mean ± std of {cell['n']} seeds", "", spread, in_unit(cell["baseline"], unit))
+    console.print(table)
+    console.print(f"run: {summary['run']}", soft_wrap=True, highlight=False)
+
+
+def in_unit(value: float | None, unit: str, with_unit: bool = True) -> str:
+    """Return `value` to four digits; energies in eV are shown in meV."""
+    if value is None:
+        return "-"
+    if unit == "eV" or unit.startswith("eV/"):
+        value, unit = value * 1000, "m" + unit
+    return f"{value:.4g} {unit}" if with_unit else f"{value:.4g}"
+
+
+def _row(run: RunDir, task: Task, status: TaskStatus) -> Row:
+    folder = run.task(task.id)
+    metrics = json.loads(folder.metrics.read_text()) if status.state == "done" else {}
+    epochs = read_lines(folder.epochs)
+    steady = epochs[1:] or epochs
+    wait, work = (sum(line[key] for line in steady) for key in ("data_wait_s", "compute_s"))
+    walls = [line["wall_s"] for line in steady if line["wall_s"] is not None]
+    return Row(
+        id=task.id,
+        label=task.label,
+        state=status.state,
+        test_mae=metrics.get("test_mae"),
+        baseline_mae=metrics.get("baseline_mae"),
+        unit=task.unit,
+        epoch_s=statistics.median(walls) if walls else None,
+        data_wait=wait / (wait + work) if steady else None,
+        graphs_per_s=sum(line["graphs"] for line in steady) / (wait + work) if steady else None,
+    )
+
+
+def _over_seeds(plan: Plan, rows: list[Row]) -> list[dict[str, Any]]:
+    cells: dict[str, list[Row]] = {}
+    for task, row in zip(plan.tasks, rows, strict=True):
+        if row.test_mae is not None:
+            cells.setdefault(task.label.rpartition("seed=")[0].strip(), []).append(row)
+    return [
+        {
+            "label": label,
+            "n": len(done),
+            "unit": done[0].unit,
+            "mean": statistics.mean(row.test_mae for row in done),
+            "std": statistics.stdev(row.test_mae for row in done),
+            "baseline": statistics.mean(row.baseline_mae for row in done),
+        }
+        for label, done in cells.items()
+        if len(done) > 1
+    ]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)

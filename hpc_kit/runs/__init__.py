@@ -1,0 +1,1 @@
+"""What a run leaves on disk: its directory, its ledger, its records, the fingerprint of the hardware."""

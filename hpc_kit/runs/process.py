@@ -1,0 +1,94 @@
+"""Runs one task's process from start to end and watches it: what a worker does for the driver.
+
+It ends the process and all its children when the run is cancelled or the driver dies, so nothing is orphaned.
+"""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+
+from hpc_kit.runs.layout import TaskDir
+from hpc_kit.runs.records import write_json
+
+POLL_S = 0.25
+GRACE_S = 5.0
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
+
+
+def supervise(
+    argv: list[str], environment: dict[str, str], folder: str, attempt: int, driver: tuple[int, float] | None
+) -> dict:
+    """Run `argv` with its output appended to the task's log and return {"exit_code", "ended"}.
+
+    driver is (pid, time of birth) of the process to live and die with, where it is on this host. `ended` is
+    "by itself", "cancelled" or "driver gone"; exit_code is None where the process never started.
+    """
+    task = TaskDir(Path(folder))
+    if task.run.cancel_request.exists():
+        return {"exit_code": None, "ended": "cancelled"}
+    with task.log.open("ab") as log:
+        process = subprocess.Popen(
+            argv,
+            env=os.environ | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=lambda: _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),  # if this worker is killed
+        )
+    write_json(
+        task.process,
+        {"attempt": attempt, "pid": process.pid, "host": socket.gethostname(), "started_at": time.time()},
+    )
+    ended = "by itself"
+    while ended == "by itself":
+        try:
+            process.wait(POLL_S)
+            break
+        except subprocess.TimeoutExpired:
+            if task.run.cancel_request.exists():
+                ended = "cancelled"
+            elif driver is not None and not is_alive(*driver):
+                ended = "driver gone"
+    end_session(process.pid)
+    return {"exit_code": process.wait(), "ended": ended}
+
+
+def is_alive(pid: int, born: float) -> bool:
+    """Tell whether the process `pid` that was born at `born` (seconds since 1970) still runs on this host."""
+    try:
+        process = psutil.Process(pid)
+        return abs(process.create_time() - born) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def end_session(leader: int) -> None:
+    """End every process of the session that `leader` started: politely, then after GRACE_S by force."""
+    members = [p for p in psutil.process_iter() if _session(p.pid) == leader]
+    for process in members:
+        _signal(process, signal.SIGTERM)
+    _, stubborn = psutil.wait_procs(members, timeout=GRACE_S)
+    for process in stubborn:
+        _signal(process, signal.SIGKILL)
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return None
+
+
+def _signal(process: psutil.Process, number: int) -> None:
+    try:
+        process.send_signal(number)
+    except psutil.NoSuchProcess:
+        pass

@@ -1,0 +1,1 @@
+"""From a site file to command lines and to Parsl."""

@@ -1,0 +1,24 @@
+"""Command lines: from a site, resources and a task directory to an argv list. Pure functions."""
+
+import shlex
+import sys
+from pathlib import Path
+
+from hpc_kit.spec.job import Resources
+from hpc_kit.spec.site import Site
+
+
+def task_command(folder: Path) -> list[str]:
+    """Return the argv that runs the task in `folder` with this interpreter and this package."""
+    return [sys.executable, "-m", "hpc_kit", "task", str(folder)]
+
+
+def task_environment(site: Site, resources: Resources) -> dict[str, str]:
+    """Return the variables a task is started with, beside those it inherits."""
+    threads = {"OMP_NUM_THREADS": str(resources.cpus_per_rank), "PYTHONUNBUFFERED": "1"}
+    return threads | site.environment
+
+
+def shell_line(argv: list[str], environment: dict[str, str]) -> str:
+    """Return the command as one line that can be pasted into a shell."""
+    return " ".join([*(f"{k}={shlex.quote(v)}" for k, v in environment.items()), shlex.join(argv)])

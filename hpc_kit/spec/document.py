@@ -1,0 +1,195 @@
+"""A YAML file together with where each of its keys stands, so that an error can name file and line.
+
+Not for: what the keys mean (job.py, site.py).
+"""
+
+import copy
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from hpc_kit.spec.errors import InputError, allowed
+
+Key = tuple[str | int, ...]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """Base of all that users write: no unknown keys, no silent conversion of types, unchangeable."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            for key in value:
+                if key not in cls.model_fields:
+                    text = f"unknown key; {allowed(key, cls.model_fields)}"
+                    raise PydanticCustomError("unknown_key", "{text}", {"text": text, "key": str(key)})
+        return value
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's scalars: `1e-3` is a number, `02:00:00` and `no` are text."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in [
+    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
+    ("int", r"^[-+]?[0-9]+$", list("-+0123456789")),
+    ("float", r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$", list("-+.0123456789")),
+    ("float", r"^(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$", list("-+.")),
+]:
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
+
+
+def parse_scalar(text: str) -> Any:
+    """Parse the value of a `--set key=value` as a job file would: `3`, `1e-3`, `[0, 1]`, `null`, text."""
+    return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+
+
+@dataclass(frozen=True)
+class Document:
+    """The content of one file (`data`) and the place of every key in it (`places`: key path -> "file:line")."""
+
+    path: str
+    data: dict
+    places: dict[Key, str]
+
+    def place(self, key: Key) -> str:
+        """Return where `key`, or the nearest thing that encloses it, was written."""
+        while key and key not in self.places:
+            key = key[:-1]
+        return self.places.get(key, self.path)
+
+    def error(self, key: Key, message: str) -> InputError:
+        """Return the error for `key` as `file:line: dotted.key: message`."""
+        return InputError(f"{self.place(key)}: {_dotted(key)}{message}")
+
+    def with_value(self, key: Key, value: Any, place: str) -> "Document":
+        """Return a copy in which `key` holds `value`, as if written at `place`."""
+        data = copy.deepcopy(self.data)
+        table = data
+        for depth, part in enumerate(key[:-1]):
+            if table.get(part) is None:
+                table[part] = {}
+            table = table[part]
+            if not isinstance(table, dict):
+                raise InputError(f"{place}: {_dotted(key[: depth + 1])}holds a value, not keys of its own")
+        table[key[-1]] = value
+        places = {k: v for k, v in self.places.items() if k[: len(key)] != key} | {key: place}
+        return Document(self.path, data, places)
+
+    def check(self, model: type[Model]) -> Model:
+        """Return the content as a `model`; raise InputError with one line for each thing that is wrong."""
+        try:
+            return model.model_validate(self.data)
+        except ValidationError as error:
+            lines = [str(self.error(*self._explain(e))) for e in error.errors()]
+            raise InputError("\n".join(lines)) from None
+
+    def _explain(self, error: dict) -> tuple[Key, str]:
+        """Turn one of pydantic's errors into (key, message)."""
+        key = self._real_key(error["loc"])
+        kind, context, given = error["type"], error.get("ctx", {}), error["input"]
+        if kind == "unknown_key":
+            return (*key, context["key"]), context["text"]
+        if kind == "missing":
+            return (*key, error["loc"][-1]), "is missing"
+        if kind == "literal_error":
+            return key, _outside(given, context["expected"])
+        if kind == "union_tag_invalid":
+            name = context["discriminator"].strip("'")
+            return (*key, name), _outside(context["tag"], context["expected_tags"])
+        if kind == "union_tag_not_found":
+            return (*key, context["discriminator"].strip("'")), "is missing"
+        wanted = {
+            "greater_than_equal": "must be at least {ge}",
+            "greater_than": "must be greater than {gt}",
+            "less_than_equal": "must be at most {le}",
+            "less_than": "must be less than {lt}",
+            "int_type": "must be a whole number",
+            "int_from_float": "must be a whole number",
+            "float_type": "must be a number",
+            "finite_number": "must be a finite number",
+            "bool_type": "must be true or false",
+            "string_type": "must be text",
+            "list_type": "must be a list",
+            "dict_type": "must hold keys and values",
+            "model_type": "must hold keys and values",
+            "too_short": "must not be empty",
+            "string_pattern_mismatch": "must match {pattern}",
+        }.get(kind)
+        if wanted is None:
+            return key, error["msg"].removeprefix("Value error, ")
+        return key, f"{wanted.format(**context)} (got {given!r})"
+
+    def _real_key(self, loc: Iterable[str | int]) -> Key:
+        """Drop from pydantic's location what is not in the file (the tags of unions)."""
+        key: Key = ()
+        here: Any = self.data
+        for part in loc:
+            if isinstance(here, dict) and part in here:
+                key, here = (*key, part), here[part]
+            elif isinstance(here, list) and isinstance(part, int) and part < len(here):
+                key, here = (*key, part), here[part]
+        return key
+
+
+def read_document(path: Path) -> Document:
+    """Read a YAML file whose top level holds keys and values.
+
+    Raises InputError where it cannot be read, is not YAML, or names a key twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        places: dict[Key, str] = {}
+        if node is not None:
+            _walk(node, (), str(path), places)
+        data = loader.construct_document(node) if node is not None else None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise InputError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    finally:
+        loader.dispose()
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: must hold keys and values, as in 'name: my-job'")
+    return Document(str(path), data, places)
+
+
+def _walk(node: yaml.Node, key: Key, path: str, places: dict[Key, str]) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            inner = (*key, name.value)
+            line = f"{path}:{name.start_mark.line + 1}"
+            if inner in places:
+                raise InputError(f"{line}: {_dotted(inner)}is written twice (first at {places[inner]})")
+            places[inner] = line
+            _walk(value, inner, path, places)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            places[(*key, index)] = f"{path}:{value.start_mark.line + 1}"
+            _walk(value, (*key, index), path, places)
+
+
+def _outside(given: Any, expected: str) -> str:
+    names = re.findall(r"'([^']+)'", expected)
+    return f"{given!r} is not allowed; {allowed(given, names)}"
+
+
+def _dotted(key: Key) -> str:
+    return ".".join(str(part) for part in key) + ": " if key else ""

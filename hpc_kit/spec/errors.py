@@ -1,0 +1,20 @@
+"""The two ways a command ends badly. The command line turns them into a message and an exit code."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(Exception):
+    """The user's input is wrong: exit code 2. The message says what, where and how to mend it."""
+
+
+class WorkError(Exception):
+    """The input was right and the work failed all the same: exit code 1."""
+
+
+def allowed(word: str, names: Iterable[str]) -> str:
+    """Return "did you mean 'x'? allowed: x, y" for a word outside `names`; without the question if none is near."""
+    names = list(names)
+    near = difflib.get_close_matches(str(word), names, n=1, cutoff=0.6)
+    question = f"did you mean {near[0]!r}? " if near else ""
+    return f"{question}allowed: {', '.join(names)}"

@@ -1,0 +1,171 @@
+"""The job file as typed models: every key a user may write, its meaning, its limits and its default."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from hpc_kit.spec.document import Document, Strict, parse_scalar, read_document
+from hpc_kit.spec.errors import InputError
+from hpc_kit.spec.shipped import find_shipped
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Split(Strict):
+    """Fractions of the data set for training, validation and test, drawn at random with `seed`."""
+
+    train: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
+    val: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    test: Fraction = 0.1
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _parts_of_one(self) -> "Split":
+        if self.val + self.test >= 1.0:
+            raise ValueError(f"val + test must be less than 1 (got {self.val + self.test:g})")
+        if self.train + self.val + self.test > 1.0 + 1e-9:
+            total = self.train + self.val + self.test
+            raise ValueError(f"train + val + test must not exceed 1 (got {total:g})")
+        return self
+
+
+class Graph(Strict):
+    """Which atoms are neighbours: all pairs closer than `cutoff` (Angstrom)."""
+
+    cutoff: PositiveFloat = 5.0
+
+
+class Data(Strict):
+    """Where structures come from and what is predicted."""
+
+    source: Literal["sample", "shards"]
+    path: str | None = None
+    target: str
+    split: Split = Split()
+    graph: Graph = Graph()
+
+    @model_validator(mode="after")
+    def _path_where_needed(self) -> "Data":
+        if self.source == "shards" and self.path is None:
+            raise ValueError("source 'shards' needs path: the folder that holds manifest.json")
+        if self.source == "sample" and self.path is not None:
+            raise ValueError("source 'sample' ships with the package and takes no path")
+        return self
+
+
+class SchNet(Strict):
+    """SchNet (Schuett et al. 2017): widths and counts; the cutoff is `data.graph.cutoff`."""
+
+    name: Literal["schnet"] = "schnet"
+    hidden: Annotated[int, Field(ge=2)] = 128
+    filters: Positive = 128
+    interactions: Positive = 6
+    gaussians: Annotated[int, Field(ge=2)] = 50
+    readout: Literal["sum", "mean"] = "sum"
+
+
+Model = SchNet
+
+
+class Train(Strict):
+    """How the weights are fitted. `batch_size` counts graphs per optimiser micro-batch; an optimiser step
+    follows every `accumulate` of them. `clip` bounds the gradient's norm. `warmup` counts optimiser steps."""
+
+    epochs: Positive = 100
+    batch_size: Positive = 128
+    accumulate: Positive = 1
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    learning_rate: PositiveFloat = 1e-3
+    schedule: Literal["constant", "cosine", "one_cycle"] = "constant"
+    warmup: Annotated[int, Field(ge=0)] = 0
+    momentum: Fraction = 0.9
+    weight_decay: NonNegativeFloat = 0.0
+    clip: PositiveFloat | None = None
+    loss: Literal["mse", "mae"] = "mse"
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> "Train":
+        if self.schedule == "one_cycle" and self.warmup:
+            raise ValueError("schedule one_cycle rises by itself: leave warmup at 0")
+        return self
+
+
+class Resources(Strict):
+    """What one task occupies. `gpus_per_rank: 0` trains on the CPU; with 1 a missing GPU is an error."""
+
+    nodes: Positive = 1
+    ranks_per_node: Positive = 1
+    gpus_per_rank: Annotated[int, Field(ge=0, le=1)] = 1
+    cpus_per_rank: Positive = 8
+    walltime: str = "02:00:00"
+
+    @field_validator("walltime")
+    @classmethod
+    def _hours_minutes_seconds(cls, value: str) -> str:
+        parts = value.split(":")
+        if len(parts) != 3 or not all(p.isdigit() and len(p) >= 2 for p in parts) or max(parts[1:]) > "59":
+            raise ValueError(f"must be hours:minutes:seconds, as in '02:00:00' (got {value!r})")
+        return value
+
+    @model_validator(mode="after")
+    def _one_rank(self) -> "Resources":
+        if self.nodes * self.ranks_per_node != 1:
+            raise ValueError("a task trains on one rank: nodes and ranks_per_node must be 1")
+        return self
+
+
+class Job(Strict):
+    """One job file."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    kind: Literal["train"] = "train"
+    data: Data
+    model: Model = SchNet()
+    train: Train = Train()
+    seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    resources: Resources = Resources()
+
+    @field_validator("seeds")
+    @classmethod
+    def _no_seed_twice(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError(f"must not name a seed twice (got {seeds})")
+        return seeds
+
+    @field_validator("grid")
+    @classmethod
+    def _grid_varies_content(cls, grid: dict[str, list]) -> dict[str, list]:
+        for key in grid:
+            if key.split(".")[0] not in ("data", "model", "train"):
+                raise ValueError(f"cannot vary {key!r}: a grid varies keys under data, model or train")
+        return grid
+
+
+@dataclass(frozen=True)
+class JobFile:
+    """A checked job and the document it was read from."""
+
+    job: Job
+    document: Document
+
+
+def load_job(name: str, overrides: Sequence[str] = ()) -> JobFile:
+    """Read the job file `name` (a path, or a job that ships with the package) and apply `key=value` overrides.
+
+    Raises InputError naming file, line, key and what is allowed.
+    """
+    document = read_document(find_shipped("jobs", name))
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise InputError(f"--set {text}: must be key=value, as in --set train.epochs=3")
+        document = document.with_value(tuple(key.strip().split(".")), parse_scalar(value), f"--set {text}")
+    return JobFile(document.check(Job), document)

@@ -1,0 +1,185 @@
+"""The driver: takes a run's unfinished tasks through Parsl (or one after the other, in the foreground), keeps
+the ledger, and leaves nothing running behind.
+
+Not for: what a task does (task.py) or how results look (report/).
+"""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import psutil
+
+from hpc_kit.plan import Plan
+from hpc_kit.runs.layout import RunDir, TaskDir
+from hpc_kit.runs.ledger import Ledger
+from hpc_kit.runs.process import GRACE_S, end_session, is_alive, supervise
+from hpc_kit.runs.status import TaskStatus, task_statuses
+from hpc_kit.sites.launch import task_command, task_environment
+from hpc_kit.spec.errors import InputError
+from hpc_kit.spec.site import Site
+
+POLL_S = 0.5
+Show = Callable[[list[TaskStatus]], None]
+Submit = Callable[..., Future]
+
+
+def drive(run: RunDir, plan: Plan, site: Site, show: Show, parsl: bool = True) -> list[TaskStatus]:
+    """Run every task of `run` that is not done and return the state of all.
+
+    `show` is called with all states about twice a second. On Ctrl-C, SIGTERM, SIGHUP or a cancel request the
+    running tasks are ended and the rest is not started. Raises InputError where another driver has this run.
+    """
+    lock = run.lock
+    if not lock.acquire():
+        who = lock.holder()
+        raise InputError(
+            f"{run.path}: is being driven already, by process {who.get('pid')} on {who.get('host')};"
+            " 'hpc_kit status' shows it, 'hpc_kit cancel' ends it"
+        )
+    try:
+        ledger = _open_ledger(run, plan)
+        todo = [task for task in plan.tasks if ledger.tasks[task.id].state != "done"]
+        if todo:
+            with _cancel_on_signals(run), _parsl_pool(run, plan, site) if parsl else _own_pool() as submit:
+                me = (os.getpid(), psutil.Process().create_time())
+                futures = {}
+                for task in todo:
+                    folder = run.task(task.id).path
+                    environment = task_environment(site, task.resources)
+                    attempt = ledger.submit(task.id)
+                    futures[task.id] = submit(supervise, task_command(folder), environment, str(folder), attempt, me)
+                _follow(run, plan, ledger, futures, show)
+        states = task_statuses(run, plan, ledger)
+        show(states)
+        return states
+    finally:
+        lock.release()
+
+
+def request_cancel(run: RunDir) -> bool:
+    """Ask the driver of `run` to end; return False where none is at work."""
+    if not run.lock.is_held():
+        return False
+    run.cancel_request.touch()
+    return True
+
+
+def _open_ledger(run: RunDir, plan: Plan) -> Ledger:
+    """Bring the ledger in step with what an earlier driver left: finished tasks, and processes it left running."""
+    run.cancel_request.unlink(missing_ok=True)
+    ids = [task.id for task in plan.tasks]
+    Ledger.repair(run.ledger)
+    ledger = Ledger(run.ledger, ids)
+    for task_id in ids:
+        folder, entry = run.task(task_id), ledger.tasks[task_id]
+        if entry.state == "done":
+            continue
+        if folder.is_done():
+            if entry.state != "submitted" and entry.state != "started":
+                ledger.submit(task_id)
+            ledger.end(task_id, "done", "done.json was there when the run was taken up again", 0)
+            continue
+        _end_leftover(folder)
+        if entry.state in ("submitted", "started"):
+            ledger.end(task_id, "lost", "its driver died before it ended")
+    return ledger
+
+
+def _end_leftover(folder: TaskDir) -> None:
+    """End a process that still works in `folder` although its driver is gone."""
+    if folder.lock.is_held():
+        holder = folder.lock.holder()
+        if holder and is_alive(holder["pid"], holder["born"]):
+            end_session(holder["pid"])
+        deadline = time.monotonic() + GRACE_S
+        while folder.lock.is_held():
+            if time.monotonic() > deadline:
+                raise InputError(
+                    f"{folder.path}: process {holder.get('pid')} on {holder.get('host')} still works here; end it"
+                )
+            time.sleep(0.1)
+
+
+def _follow(run: RunDir, plan: Plan, ledger: Ledger, futures: dict[str, Future], show: Show) -> None:
+    """Write the ledger as tasks start and end, until all have ended."""
+    give_up = None
+    while futures:
+        cancelled = run.cancel_request.exists()
+        if cancelled and give_up is None:
+            give_up = time.monotonic() + 4 * GRACE_S
+        for task_id, future in list(futures.items()):
+            if ledger.tasks[task_id].state == "submitted" and _has_started(run.task(task_id), ledger, task_id):
+                ledger.start(task_id)
+            if future.done():
+                del futures[task_id]
+                _record_end(run.task(task_id), ledger, task_id, future)
+            elif give_up is not None and time.monotonic() > give_up:
+                del futures[task_id]
+                ledger.end(task_id, "cancelled", "its worker did not answer the request to cancel")
+        show(task_statuses(run, plan, ledger))
+        if futures:
+            time.sleep(POLL_S)
+
+
+def _has_started(folder: TaskDir, ledger: Ledger, task_id: str) -> bool:
+    return folder.started_attempt() == ledger.tasks[task_id].attempt
+
+
+def _record_end(folder: TaskDir, ledger: Ledger, task_id: str, future: Future) -> None:
+    """Take a task's outcome from its own marker and exit code, never from the executor's word alone."""
+    if future.exception() is not None:
+        ledger.end(task_id, "lost", f"its worker was lost: {future.exception()}")
+        return
+    code, ended = future.result()["exit_code"], future.result()["ended"]
+    last = next(iter(folder.log_tail(1)), "")
+    if folder.is_done():
+        ledger.end(task_id, "done", exit_code=code)
+    elif ended == "cancelled":
+        ledger.end(task_id, "cancelled", "on request", code)
+    elif code is not None and code < 0:
+        ledger.end(task_id, "failed", f"killed by {signal.Signals(-code).name}: {last}", code)
+    else:
+        ledger.end(task_id, "failed", last or f"exit code {code} and an empty log", code)
+
+
+@contextlib.contextmanager
+def _cancel_on_signals(run: RunDir) -> Iterator[None]:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {n: signal.signal(n, lambda *_: run.cancel_request.touch()) for n in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _own_pool() -> Iterator[Submit]:
+    """One task after the other, without Parsl."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit
+
+
+@contextlib.contextmanager
+def _parsl_pool(run: RunDir, plan: Plan, site: Site) -> Iterator[Submit]:
+    """Parsl's executor for this site, closed with all its processes when the block ends."""
+    import parsl
+
+    from hpc_kit.sites.parsl_config import parsl_config
+
+    config = parsl_config(site, plan.tasks[0].resources, run.parsl)
+    # Parsl's processes must not see the terminal's Ctrl-C: the driver ends them in order.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        kernel = parsl.load(config)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    try:
+        yield lambda function, *arguments: parsl.python_app(function, data_flow_kernel=kernel)(*arguments)
+    finally:
+        kernel.cleanup()
+        parsl.clear()

@@ -1,0 +1,29 @@
+"""The node side's entrance: reads a task directory, calls the room for its kind, writes done.json last."""
+
+import os
+import time
+from pathlib import Path
+
+from hpc_kit.runs.layout import TaskDir
+from hpc_kit.runs.records import write_json
+from hpc_kit.spec.errors import InputError
+
+
+def run_task(folder: Path) -> None:
+    """Run the task in `folder` from wherever an earlier attempt left it.
+
+    Raises InputError where the input is wrong, WorkError where the work failed.
+    """
+    directory = TaskDir(folder.resolve())
+    task = directory.read_task()
+    if directory.is_done():
+        print(f"{task.id}: is done already")
+        return
+    lock = directory.lock
+    if not lock.acquire():
+        raise InputError(f"{folder}: another process ({lock.holder().get('pid')}) works on this task")
+    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {task.id} ({task.label}) pid {os.getpid()}", flush=True)
+    from hpc_kit.train.loop import train  # torch is loaded here, after the cheap checks
+
+    train(task, directory)
+    write_json(directory.done, {"schema_version": task.schema_version, "id": task.id, "finished_at": time.time()})

@@ -1,0 +1,233 @@
+"""The training loop: one for all models. Reads top to bottom: data, model, resume, epochs, test, records."""
+
+import math
+import random
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+
+from hpc_kit.data.batches import GraphStore, epoch_order
+from hpc_kit.data.splits import Parts
+from hpc_kit.models import build_model
+from hpc_kit.plan import Task
+from hpc_kit.runs.layout import TaskDir
+from hpc_kit.runs.records import append_line, atomic_path, drop_torn_line, read_lines, write_json
+from hpc_kit.spec.errors import WorkError
+from hpc_kit.train.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
+from hpc_kit.train.optim import build_optimizer, learning_rate
+from hpc_kit.train.setup import open_data, open_device, write_fingerprint
+
+
+@dataclass
+class Scale:
+    """Mean and standard deviation of the target over the training part; the model predicts in units of these."""
+
+    mean: float
+    std: float
+
+
+def train(task: Task, out: TaskDir) -> None:
+    """Train, validate every epoch, test with the best weights; leave all records of the task but done.json."""
+    settings = task.train
+    device = open_device(task)
+    torch.set_num_threads(task.resources.cpus_per_rank)
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(task.seed)
+
+    store, parts = open_data(task, out)
+    index = parts.indices
+    known = store.target[index["train"]]
+    scale = Scale(float(known.mean()), float(known.std()) or 1.0)
+    model = build_model(task.model, task.data.graph.cutoff).to(device)
+    optimizer = build_optimizer(model.parameters(), settings)
+    prints = write_fingerprint(task, out, device)
+
+    start, best = _resume(out, model, optimizer)
+    group = settings.batch_size * settings.accumulate
+    steps_per_epoch = math.ceil(len(index["train"]) / group)
+    for epoch in range(start, settings.epochs):
+        began = time.perf_counter()
+        order = epoch_order(index["train"], task.seed, epoch)
+        rate = [learning_rate(settings, epoch * steps_per_epoch + k, steps_per_epoch * settings.epochs)
+                for k in range(steps_per_epoch)]  # fmt: skip
+        fit = _fit(model, optimizer, store, order, rate, scale, settings, device)
+        fitted = time.perf_counter()
+        predicted = _predict(model, store, index["val"], scale, settings, device)
+        val_mae = _mae(predicted, store.target[index["val"]])
+        evaluated = time.perf_counter()
+        if not math.isfinite(fit["train_loss"]) or not math.isfinite(val_mae):
+            raise WorkError(
+                f"epoch {epoch}: the loss is {fit['train_loss']} and the validation MAE {val_mae}; last.pt keeps"
+                " the epoch before. Lower train.learning_rate or set train.clip"
+            )
+
+        if best["val_mae"] is None or val_mae < best["val_mae"]:
+            best = {"val_mae": val_mae, "epoch": epoch}
+            save_checkpoint(out.best, {"model": model.state_dict(), "scale": [scale.mean, scale.std], **best})
+        record = {
+            "epoch": epoch,
+            "started_at": time.time() - (time.perf_counter() - began),
+            "wall_s": None,
+            "data_wait_s": fit["data_wait_s"],
+            "compute_s": fitted - began - fit["data_wait_s"],
+            "eval_s": evaluated - fitted,
+            "checkpoint_s": None,
+            **{count: fit[count] for count in ("graphs", "atoms", "edges")},
+            "graphs_per_s": fit["graphs"] / (fitted - began),
+            "train_loss": fit["train_loss"],
+            "val_mae": val_mae,
+            "learning_rate": rate[-1],
+            "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "peak_gpu_mb": torch.cuda.max_memory_allocated() / 2**20 if device.type == "cuda" else None,
+            "world_size": 1,
+            "fingerprint": prints,
+        }
+        save_checkpoint(
+            out.last,
+            {
+                "epoch": epoch,
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "random": random_state(),
+                "best": best,
+                "record": record,
+            },
+        )
+        record["checkpoint_s"] = time.perf_counter() - evaluated
+        record["wall_s"] = time.perf_counter() - began
+        append_line(out.epochs, record)
+        print(
+            f"epoch {epoch + 1}/{settings.epochs} loss {record['train_loss']:.4g} val_mae {val_mae:.5g}"
+            f" {task.unit} {record['wall_s']:.2f} s",
+            flush=True,
+        )
+
+    _test(task, out, model, store, parts, scale, best, device)
+
+
+def _fit(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    store: GraphStore,
+    order: np.ndarray,
+    rate: list[float],
+    scale: Scale,
+    settings: Any,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Pass once over `order`. Nothing in a step waits for the device; the loss is read at the end."""
+    model.train()
+    error: Callable = {"mse": torch.square, "mae": torch.abs}[settings.loss]
+    total = torch.zeros((), device=device)
+    waited, atoms, edges = 0.0, 0, 0
+    group = settings.batch_size * settings.accumulate
+    for step, lr in enumerate(rate):
+        members = order[step * group : (step + 1) * group]
+        batches = store.batches(members, settings.batch_size)
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            waited += time.perf_counter() - asked
+            if batch is None:
+                break
+            atoms, edges = atoms + len(batch.z), edges + len(batch.src)
+            batch = batch.to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+                out = model(batch)
+            errors = error(out.float() - (batch.targets - scale.mean) / scale.std)
+            # Divided by the graphs of the whole step, so that accumulating equals one large batch.
+            loss = errors.sum() / len(members)
+            loss.backward()
+            total += loss.detach() * len(members)
+        if settings.clip is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = lr
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    train_loss = float(total) / len(order)
+    return {
+        "train_loss": train_loss, "data_wait_s": waited, "graphs": len(order), "atoms": atoms, "edges": edges
+    }  # fmt: skip
+
+
+@torch.no_grad()
+def _predict(
+    model: torch.nn.Module,
+    store: GraphStore,
+    index: np.ndarray,
+    scale: Scale,
+    settings: Any,
+    device: torch.device,
+) -> np.ndarray:
+    """Return the predictions for `index` in the target's own unit, [len(index)] float64."""
+    model.eval()
+    outputs = []
+    for batch in store.batches(index, 2 * settings.batch_size):
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+            outputs.append(model(batch.to(device)).float())
+    return torch.cat(outputs).squeeze(1).double().cpu().numpy() * scale.std + scale.mean
+
+
+def _test(
+    task: Task,
+    out: TaskDir,
+    model: torch.nn.Module,
+    store: GraphStore,
+    parts: Parts,
+    scale: Scale,
+    best: dict[str, Any],
+    device: torch.device,
+) -> None:
+    """Predict the test part with the best weights; write predictions.h5 and metrics.json."""
+    model.load_state_dict(load_checkpoint(out.best)["model"])
+    test = parts.indices["test"]
+    truth = store.target[test]
+    predicted = _predict(model, store, test, scale, task.train, device) if len(test) else np.empty(0)
+    with atomic_path(out.predictions) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs["unit"] = task.unit
+        file.attrs["target"] = task.data.target
+        for name, values in {"ids": store.ids[test], "target": truth, "prediction": predicted}.items():
+            file.create_dataset(name, data=values)
+    write_json(
+        out.metrics,
+        {
+            "target": task.data.target,
+            "unit": task.unit,
+            "test_mae": _mae(predicted, truth) if len(test) else None,
+            "baseline_mae": _mae(np.full(len(test), scale.mean), truth) if len(test) else None,
+            "best_val_mae": best["val_mae"],
+            "best_epoch": best["epoch"],
+            "graphs": {part: len(index) for part, index in parts.indices.items()},
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "target_mean": scale.mean,
+            "target_std": scale.std,
+            "split_sha256": parts.sha256,
+        },
+    )
+
+
+def _resume(out: TaskDir, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, dict]:
+    """Load last.pt where there is one; return the next epoch and the best so far. epochs.jsonl is brought in step."""
+    if not out.last.exists():
+        out.epochs.unlink(missing_ok=True)
+        return 0, {"val_mae": None, "epoch": None}
+    state = load_checkpoint(out.last)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    restore_random_state(state["random"])
+    drop_torn_line(out.epochs)
+    if len(read_lines(out.epochs)) == state["epoch"]:  # killed between the checkpoint and its line
+        append_line(out.epochs, state["record"])
+    print(f"resuming after epoch {state['epoch'] + 1}", flush=True)
+    return state["epoch"] + 1, state["best"]
+
+
+def _mae(predicted: np.ndarray, truth: np.ndarray) -> float:
+    return float(np.abs(predicted - truth).mean())
