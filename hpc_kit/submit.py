@@ -24,7 +24,6 @@ from hpc_kit.spec.site import Site
 
 POLL_S = 0.5
 Show = Callable[[list[TaskStatus]], None]
-Submit = Callable[..., Future]
 
 
 def drive(run: RunDir, plan: Plan, site: Site, show: Show, parsl: bool = True) -> list[TaskStatus]:
@@ -51,8 +50,8 @@ def drive(run: RunDir, plan: Plan, site: Site, show: Show, parsl: bool = True) -
                     folder = run.task(task.id).path
                     environment = task_environment(site, task.resources)
                     attempt = ledger.submit(task.id)
-                    futures[task.id] = submit(supervise, task_command(folder), environment, str(folder), attempt, me)
-                _follow(run, plan, ledger, futures, show)
+                    futures[task.id] = pool.submit(task_command(folder), environment, str(folder), attempt, me)
+                _follow(run, plan, ledger, futures, pool.check, show)
         states = task_statuses(run, plan, ledger)
         show(states)
         return states
@@ -104,10 +103,13 @@ def _end_leftover(folder: TaskDir) -> None:
             time.sleep(0.1)
 
 
-def _follow(run: RunDir, plan: Plan, ledger: Ledger, futures: dict[str, Future], show: Show) -> None:
+def _follow(
+    run: RunDir, plan: Plan, ledger: Ledger, futures: dict[str, Future], check: Callable[[], None], show: Show
+) -> None:
     """Write the ledger as tasks start and end, until all have ended."""
     give_up = None
     while futures:
+        check()
         cancelled = run.cancel_request.exists()
         if cancelled and give_up is None:
             give_up = time.monotonic() + 4 * GRACE_S
@@ -157,29 +159,51 @@ def _cancel_on_signals(run: RunDir) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-@contextlib.contextmanager
-def _own_pool() -> Iterator[Submit]:
-    """One task after the other, without Parsl."""
-    with ThreadPoolExecutor(1) as pool:
-        yield pool.submit
+class _OwnPool:
+    """One task after the other, in this process's own threads, without Parsl."""
+
+    def __enter__(self) -> "_OwnPool":
+        self._pool = ThreadPoolExecutor(1)
+        return self
+
+    def submit(self, *arguments) -> Future:
+        return self._pool.submit(supervise, *arguments)
+
+    def check(self) -> None:
+        """Nothing can be lost here."""
+
+    def __exit__(self, *_) -> None:
+        self._pool.shutdown()
 
 
-@contextlib.contextmanager
-def _parsl_pool(run: RunDir, plan: Plan, site: Site) -> Iterator[Submit]:
-    """Parsl's executor for this site, closed with all its processes when the block ends."""
-    import parsl
+class _ParslPool:
+    """Parsl's executor for a site, closed with all its processes when the block ends."""
 
-    from hpc_kit.sites.parsl_config import parsl_config
+    def __init__(self, run: RunDir, plan: Plan, site: Site):
+        from hpc_kit.sites.parsl_config import parsl_config  # Parsl takes half a second to load
 
-    config = parsl_config(site, plan.tasks[0].resources, run.parsl)
-    # Parsl's processes must not see the terminal's Ctrl-C: the driver ends them in order.
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        kernel = parsl.load(config)
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    try:
-        yield lambda function, *arguments: parsl.python_app(function, data_flow_kernel=kernel)(*arguments)
-    finally:
-        kernel.cleanup()
+        self._config = parsl_config(site, plan.tasks[0].resources, run.parsl)
+        self._executor = self._config.executors[0]
+
+    def __enter__(self) -> "_ParslPool":
+        import parsl
+
+        self._kernel = parsl.load(self._config)
+        self._app = parsl.python_app(supervise, data_flow_kernel=self._kernel)
+        return self
+
+    def submit(self, *arguments) -> Future:
+        return self._app(*arguments)
+
+    def check(self) -> None:
+        """Fail all tasks if Parsl's interchange has died; Parsl itself waits for it for ever."""
+        if self._executor.interchange_proc.poll() is not None and not self._executor.bad_state_is_set:
+            self._executor.set_bad_state_and_fail_all(RuntimeError("Parsl's interchange died"))
+
+    def __exit__(self, *_) -> None:
+        import parsl
+
+        self._kernel.cleanup()
+        if self._executor.bad_state_is_set:  # then Parsl leaves its blocks running
+            self._executor.provider.cancel(list(self._executor.provider.resources))
         parsl.clear()

@@ -4,8 +4,8 @@ import os
 import time
 from pathlib import Path
 
+from hpc_kit.files import write_json
 from hpc_kit.runs.layout import TaskDir
-from hpc_kit.runs.records import write_json
 from hpc_kit.spec.errors import InputError
 
 
@@ -22,8 +22,12 @@ def run_task(folder: Path) -> None:
     lock = directory.lock
     if not lock.acquire():
         raise InputError(f"{folder}: another process ({lock.holder().get('pid')}) works on this task")
-    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {task.id} ({task.label}) pid {os.getpid()}", flush=True)
-    from hpc_kit.train.loop import train  # torch is loaded here, after the cheap checks
+    try:
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {task.id} ({task.label}) pid {os.getpid()}", flush=True)
+        from hpc_kit.train.loop import train  # torch is loaded here, after the cheap checks
 
-    train(task, directory)
-    write_json(directory.done, {"schema_version": task.schema_version, "id": task.id, "finished_at": time.time()})
+        train(task, directory)
+        finished = {"schema_version": task.schema_version, "id": task.id, "finished_at": time.time()}
+        write_json(directory.done, finished)
+    finally:
+        lock.release()

@@ -61,6 +61,7 @@ class GraphStore:
     def __init__(self, arrays: Arrays, target: str, cutoff: float):
         self.ids = arrays.ids
         self.target = arrays.targets[target]
+        self.atoms_per_graph = np.diff(arrays.atom_ptr)
         self._z = torch.from_numpy(arrays.z.astype(np.int64))
         self._pos = torch.from_numpy(arrays.pos)
         self._cell = torch.from_numpy(arrays.cell)

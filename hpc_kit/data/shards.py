@@ -20,7 +20,7 @@ import numpy as np
 
 from hpc_kit.data.manifest import FILE_NAME, SCHEMA, Manifest, Shard, Target, content_sha256, read_manifest
 from hpc_kit.data.structures import Structure
-from hpc_kit.runs.records import atomic_path, write_atomically
+from hpc_kit.files import atomic_path, write_atomically
 from hpc_kit.spec.errors import InputError
 
 _FILTERS = {"compression": "gzip", "compression_opts": 9, "shuffle": True}

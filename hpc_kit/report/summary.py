@@ -8,9 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from hpc_kit.files import read_lines
 from hpc_kit.plan import Plan, Task
 from hpc_kit.runs.layout import RunDir
-from hpc_kit.runs.records import read_lines
 from hpc_kit.runs.status import TaskStatus, read_statuses
 
 
@@ -42,17 +42,19 @@ def summarize(run: RunDir) -> dict[str, Any]:
 
 
 def print_summary(summary: dict[str, Any], console: Console) -> None:
-    """Print the summary as a table that ends with the path of the run."""
+    """Print the summary as a table, and the path of the run.
+
+    "guessing the mean" is the MAE of always predicting the training part's mean; s/epoch is the median.
+    """
     rows = [Row(**fields) for fields in summary["tasks"]]
-    unit = rows[0].unit
-    table = Table(title=None)
+    table = Table()
     table.add_column("task", overflow="fold")
     table.add_column("state")
     for name in (
         "test MAE",
-        "MAE of guessing\nthe training mean",
-        "s/epoch\n(median)",
-        "data wait",
+        "guessing\nthe mean",
+        "s/epoch",
+        "data\nwait",
         "graphs/s",
     ):
         table.add_column(name, justify="right")
@@ -69,8 +71,8 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     for cell in summary["seeds"]:
         table.add_section()
         spread = f"{in_unit(cell['mean'], cell['unit'], False)} ± {in_unit(cell['std'], cell['unit'])}"
-        name = f"{cell['label']} " if cell["label"] else ""
-        table.add_row(f"{name}mean ± std of {cell['n']} seeds", "", spread, in_unit(cell["baseline"], unit))
+        name = f"{cell['label']} {cell['n']} seeds".strip()
+        table.add_row(name, "mean ± std", spread, in_unit(cell["baseline"], cell["unit"]))
     console.print(table)
     console.print(f"run: {summary['run']}", soft_wrap=True, highlight=False)
 

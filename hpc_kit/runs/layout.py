@@ -13,8 +13,8 @@ import psutil
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from hpc_kit.files import write_atomically, write_json
 from hpc_kit.plan import SCHEMA, Plan, Task
-from hpc_kit.runs.records import write_atomically, write_json
 from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.job import Job
 from hpc_kit.spec.site import Site
@@ -142,13 +142,16 @@ def create_run(path: Path, plan: Plan, job: Job, site: Site) -> RunDir:
         return run
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{path}: exists and is not a run directory; choose another --run")
-    for task in plan.tasks:
-        folder = run.task(task.id)
-        folder.path.mkdir(parents=True)
-        write_atomically(folder.task_file, _yaml(task))
-    write_atomically(run.job_file, _yaml(job))
-    write_atomically(run.site_file, _yaml(site))
-    write_json(run.plan_file, plan.model_dump())
+    try:
+        for task in plan.tasks:
+            folder = run.task(task.id)
+            folder.path.mkdir(parents=True)
+            write_atomically(folder.task_file, _yaml(task))
+        write_atomically(run.job_file, _yaml(job))
+        write_atomically(run.site_file, _yaml(site))
+        write_json(run.plan_file, plan.model_dump())
+    except OSError as error:
+        raise InputError(f"{path}: the run directory cannot be made: {error.strerror}") from None
     return run
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpc_kit.runs.records import append_line, drop_torn_line, read_lines
+from hpc_kit.files import append_line, drop_torn_line, read_lines
 
 TERMINAL = ("done", "failed", "cancelled", "lost")
 STATES = ("planned", "submitted", "started", *TERMINAL)

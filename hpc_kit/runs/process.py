@@ -3,6 +3,7 @@
 It ends the process and all its children when the run is cancelled or the driver dies, so nothing is orphaned.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -13,8 +14,8 @@ from pathlib import Path
 
 import psutil
 
+from hpc_kit.files import write_json
 from hpc_kit.runs.layout import TaskDir
-from hpc_kit.runs.records import write_json
 
 POLL_S = 0.25
 GRACE_S = 5.0
@@ -71,24 +72,31 @@ def is_alive(pid: int, born: float) -> bool:
 
 
 def end_session(leader: int) -> None:
-    """End every process of the session that `leader` started: politely, then after GRACE_S by force."""
-    members = [p for p in psutil.process_iter() if _session(p.pid) == leader]
-    for process in members:
+    """End every process of the session that `leader` started: politely, then after GRACE_S by force.
+
+    Exit codes are left for the parent to collect.
+    """
+    for process in _members(leader):
         _signal(process, signal.SIGTERM)
-    _, stubborn = psutil.wait_procs(members, timeout=GRACE_S)
-    for process in stubborn:
+    deadline = time.monotonic() + GRACE_S
+    while (members := _members(leader)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for process in members:
         _signal(process, signal.SIGKILL)
 
 
-def _session(pid: int) -> int | None:
-    try:
-        return os.getsid(pid)
-    except OSError:
-        return None
+def _members(leader: int) -> list[psutil.Process]:
+    """Return the processes of a session that have not ended."""
+    members = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
+                members.append(process)
+        except (OSError, psutil.NoSuchProcess):
+            continue  # it ended meanwhile
+    return members
 
 
 def _signal(process: psutil.Process, number: int) -> None:
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):
         process.send_signal(number)
-    except psutil.NoSuchProcess:
-        pass

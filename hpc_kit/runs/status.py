@@ -3,10 +3,10 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from hpc_kit.files import read_lines
 from hpc_kit.plan import Plan, Task
 from hpc_kit.runs.layout import RunDir
 from hpc_kit.runs.ledger import TERMINAL, Ledger
-from hpc_kit.runs.records import read_lines
 
 
 @dataclass

@@ -40,4 +40,10 @@ def parsl_config(site: Site, resources: Resources, run_dir: Path) -> Config:
         heartbeat_period=5,
         heartbeat_threshold=30,
     )
-    return Config(executors=[executor], run_dir=str(run_dir), strategy="none", usage_tracking=0)
+    return Config(
+        executors=[executor],
+        run_dir=str(run_dir),
+        strategy="none",
+        strategy_period=0.5,  # the first block is started after one period
+        usage_tracking=0,
+    )

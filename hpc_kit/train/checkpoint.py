@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpc_kit.runs.records import write_atomically
+from hpc_kit.files import write_atomically
 from hpc_kit.spec.errors import WorkError
 
 

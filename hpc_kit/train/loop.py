@@ -5,7 +5,7 @@ import random
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict
 from typing import Any
 
 import h5py
@@ -14,22 +14,15 @@ import torch
 
 from hpc_kit.data.batches import GraphStore, epoch_order
 from hpc_kit.data.splits import Parts
+from hpc_kit.files import append_line, atomic_path, drop_torn_line, read_lines, write_json
 from hpc_kit.models import build_model
 from hpc_kit.plan import Task
 from hpc_kit.runs.layout import TaskDir
-from hpc_kit.runs.records import append_line, atomic_path, drop_torn_line, read_lines, write_json
 from hpc_kit.spec.errors import WorkError
 from hpc_kit.train.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
 from hpc_kit.train.optim import build_optimizer, learning_rate
+from hpc_kit.train.scale import Scale, fit_scale
 from hpc_kit.train.setup import open_data, open_device, write_fingerprint
-
-
-@dataclass
-class Scale:
-    """Mean and standard deviation of the target over the training part; the model predicts in units of these."""
-
-    mean: float
-    std: float
 
 
 def train(task: Task, out: TaskDir) -> None:
@@ -42,8 +35,7 @@ def train(task: Task, out: TaskDir) -> None:
 
     store, parts = open_data(task, out)
     index = parts.indices
-    known = store.target[index["train"]]
-    scale = Scale(float(known.mean()), float(known.std()) or 1.0)
+    scale = fit_scale(store, index["train"], per_atom=task.model.readout == "sum")
     model = build_model(task.model, task.data.graph.cutoff).to(device)
     optimizer = build_optimizer(model.parameters(), settings)
     prints = write_fingerprint(task, out, device)
@@ -69,7 +61,7 @@ def train(task: Task, out: TaskDir) -> None:
 
         if best["val_mae"] is None or val_mae < best["val_mae"]:
             best = {"val_mae": val_mae, "epoch": epoch}
-            save_checkpoint(out.best, {"model": model.state_dict(), "scale": [scale.mean, scale.std], **best})
+            save_checkpoint(out.best, {"model": model.state_dict(), "scale": asdict(scale), **best})
         record = {
             "epoch": epoch,
             "started_at": time.time() - (time.perf_counter() - began),
@@ -140,7 +132,7 @@ def _fit(
             batch = batch.to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
                 out = model(batch)
-            errors = error(out.float() - (batch.targets - scale.mean) / scale.std)
+            errors = error(out.float() - scale.standardize(batch))
             # Divided by the graphs of the whole step, so that accumulating equals one large batch.
             loss = errors.sum() / len(members)
             loss.backward()
@@ -170,9 +162,11 @@ def _predict(
     model.eval()
     outputs = []
     for batch in store.batches(index, 2 * settings.batch_size):
+        batch = batch.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-            outputs.append(model(batch.to(device)).float())
-    return torch.cat(outputs).squeeze(1).double().cpu().numpy() * scale.std + scale.mean
+            out = model(batch)
+        outputs.append(scale.restore(out.float(), batch))
+    return torch.cat(outputs).squeeze(1).double().cpu().numpy()
 
 
 def _test(
@@ -201,13 +195,12 @@ def _test(
             "target": task.data.target,
             "unit": task.unit,
             "test_mae": _mae(predicted, truth) if len(test) else None,
-            "baseline_mae": _mae(np.full(len(test), scale.mean), truth) if len(test) else None,
+            "baseline_mae": _mae(store.target[parts.indices["train"]].mean(), truth) if len(test) else None,
             "best_val_mae": best["val_mae"],
             "best_epoch": best["epoch"],
             "graphs": {part: len(index) for part, index in parts.indices.items()},
             "parameters": sum(p.numel() for p in model.parameters()),
-            "target_mean": scale.mean,
-            "target_std": scale.std,
+            "scale": asdict(scale),
             "split_sha256": parts.sha256,
         },
     )
@@ -229,5 +222,5 @@ def _resume(out: TaskDir, model: torch.nn.Module, optimizer: torch.optim.Optimiz
     return state["epoch"] + 1, state["best"]
 
 
-def _mae(predicted: np.ndarray, truth: np.ndarray) -> float:
+def _mae(predicted: np.ndarray | float, truth: np.ndarray) -> float:
     return float(np.abs(predicted - truth).mean())

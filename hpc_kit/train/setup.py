@@ -8,10 +8,10 @@ import torch
 from hpc_kit.data.batches import GraphStore, open_store
 from hpc_kit.data.manifest import read_manifest
 from hpc_kit.data.splits import Parts, random_split
+from hpc_kit.files import write_json
 from hpc_kit.plan import Task
 from hpc_kit.runs import fingerprint
 from hpc_kit.runs.layout import TaskDir
-from hpc_kit.runs.records import write_json
 from hpc_kit.spec.errors import InputError
 
 

@@ -1,6 +1,6 @@
-"""Writing and reading records so that a reader never sees half of one.
+"""Writing and reading files so that a reader never sees half of one.
 
-Not for: what a record means (ledger.py, the training loop, report/).
+Not for: what is in them (runs/, data/, train/).
 """
 
 import contextlib

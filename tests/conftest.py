@@ -1,0 +1,69 @@
+"""What the tests share: small jobs on the embedded molecules, run through the real command line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hpc_kit.plan import make_plan
+from hpc_kit.runs.layout import RunDir, TaskDir, create_run
+from hpc_kit.spec.job import load_job
+from hpc_kit.spec.site import load_site
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+# 120 molecules and a narrow model: an epoch takes a fraction of a second.
+SMALL = [
+    "data.split={train: 0.03, val: 0.01, test: 0.01, seed: 0}",
+    "model={name: schnet, hidden: 16, filters: 16, interactions: 2, gaussians: 10}",
+    "train={epochs: 4, batch_size: 16, learning_rate: 1e-3}",
+]
+
+
+def set_options(overrides: list[str]) -> list[str]:
+    return [part for text in overrides for part in ("--set", text)]
+
+
+def hpc_kit(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Run a command to its end and return its output."""
+    return subprocess.run(
+        [sys.executable, "-m", "hpc_kit", *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def start_hpc_kit(*arguments: str | Path, cwd: Path) -> subprocess.Popen:
+    """Start a command and return its process, in a session of its own, as a shell in another terminal would."""
+    with (cwd / "driver.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "hpc_kit", *map(str, arguments)],
+            cwd=cwd,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def ledger_states(run: Path) -> list[str]:
+    return [json.loads(line)["state"] for line in (run / "ledger.jsonl").read_text().splitlines()]
+
+
+def small_run(path: Path, *overrides: str) -> RunDir:
+    """Make a run directory of the quickstart job at a small size, without starting anything."""
+    file = load_job("quickstart", [*SMALL, *overrides])
+    return create_run(path, make_plan(file), file.job, load_site("local"))
+
+
+@pytest.fixture
+def small_task(tmp_path: Path) -> TaskDir:
+    """One task directory, not yet run."""
+    run = small_run(tmp_path / "run", "seeds=[0]")
+    return run.task(run.read_plan().tasks[0].id)

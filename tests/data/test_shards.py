@@ -1,0 +1,116 @@
+"""Shard sets: what is written comes back, the same input gives the same bytes, damage is named."""
+
+import json
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+
+from hpc_kit.data.manifest import Target, content_sha256, read_manifest
+from hpc_kit.data.shards import file_sha256, read_shard_set, write_shard_set
+from hpc_kit.data.structures import Structure
+from hpc_kit.spec.errors import InputError
+from hpc_kit.spec.shipped import shipped_folder
+
+SAMPLE = shipped_folder("embedded") / "qm9_sample"
+
+
+def water(name: str, **targets: float) -> Structure:
+    return Structure(
+        id=name,
+        z=np.array([8, 1, 1]),
+        pos=np.array([[0.0, 0.0, 0.12], [0.0, 0.76, -0.48], [0.0, -0.76, -0.48]]),
+        targets=targets,
+    )
+
+
+def write(folder, *structures):
+    return write_shard_set(folder, structures, "waters", {}, {"energy": Target(unit="eV", description="energy")})
+
+
+@pytest.fixture
+def copy(tmp_path):
+    return shutil.copytree(SAMPLE, tmp_path / "copy")
+
+
+def test_structures_come_back(tmp_path):
+    manifest = write(tmp_path, water("w1", energy=-1.5), water("w2"))
+    arrays = read_shard_set(tmp_path, manifest)
+    assert arrays.ids.tolist() == [b"w1", b"w2"]
+    assert arrays.atom_ptr.tolist() == [0, 3, 6]
+    np.testing.assert_array_equal(arrays.pos[3:], water("w").pos.astype(np.float32))
+    np.testing.assert_array_equal(arrays.targets["energy"], [-1.5, np.nan])
+
+
+def test_same_input_gives_the_same_bytes(tmp_path):
+    shas = {write(tmp_path / name, water("w1", energy=1.0)).sha256 for name in ("a", "b")}
+    files = {file_sha256(tmp_path / name / "shard-00000.h5") for name in ("a", "b")}
+    assert (len(shas), len(files)) == (1, 1)
+
+
+def test_embedded_sample_is_4000_molecules_with_all_properties_in_4_megabytes():
+    manifest = read_manifest(SAMPLE)
+    arrays = read_shard_set(SAMPLE, manifest)
+    assert manifest.graphs == len(set(arrays.ids.tolist())) == 4000
+    assert len(manifest.targets) == 15
+    assert all(np.isfinite(values).all() for values in arrays.targets.values())
+    assert sum(file.stat().st_size for file in SAMPLE.iterdir()) < 4_000_000
+    assert file_sha256(SAMPLE / "shard-00000.h5") == manifest.shards[0].sha256
+
+
+def test_embedded_energies_are_qm9s_in_electronvolt():
+    manifest = read_manifest(SAMPLE)
+    arrays = read_shard_set(SAMPLE, manifest)
+    gap = arrays.targets["lumo"] - arrays.targets["homo"] - arrays.targets["gap"]
+    printed = 0.0001 * 27.2114  # QM9 prints each of the three to 0.0001 hartree
+    assert np.abs(gap).max() < 1.01 * printed
+    row = arrays.ids.tolist().index(b"gdb_62")  # NC(=O)C=O; QM9 says U0 -283.16874, HOMO -0.2533 hartree
+    assert arrays.targets["u0"][row] == pytest.approx(-283.16874 * 27.21138602, abs=1e-5)
+    assert arrays.targets["homo"][row] == pytest.approx(-0.2533 * 27.21138602, abs=1e-5)
+
+
+def test_truncated_shard_is_named(copy):
+    shard = copy / "shard-00000.h5"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(InputError, match=r"shard-00000.h5: \d+ bytes where manifest.json says \d+: truncated"):
+        read_shard_set(copy, read_manifest(copy))
+
+
+def test_foreign_file_of_the_right_size_is_named(copy):
+    shard = copy / "shard-00000.h5"
+    shard.write_bytes(b"x" * shard.stat().st_size)
+    with pytest.raises(InputError, match="shard-00000.h5: not a readable shard"):
+        read_shard_set(copy, read_manifest(copy))
+
+
+def test_hdf5_file_without_the_arrays_is_named(copy):
+    shard = copy / "shard-00000.h5"
+    with h5py.File(shard, "w") as file:
+        file.attrs["schema_version"] = 1
+    fields = json.loads((copy / "manifest.json").read_text())
+    fields["shards"][0]["bytes"] = shard.stat().st_size
+    fields["sha256"] = content_sha256(fields)
+    (copy / "manifest.json").write_text(json.dumps(fields))
+    with pytest.raises(InputError, match="not a readable shard"):
+        read_shard_set(copy, read_manifest(copy))
+
+
+def test_missing_shard_is_named(copy):
+    (copy / "shard-00000.h5").unlink()
+    with pytest.raises(InputError, match="shard-00000.h5: missing"):
+        read_shard_set(copy, read_manifest(copy))
+
+
+def test_altered_manifest_is_refused(copy):
+    text = (copy / "manifest.json").read_text()
+    (copy / "manifest.json").write_text(text.replace('"CC0"', '"GPL"'))
+    with pytest.raises(InputError, match="altered"):
+        read_manifest(copy)
+
+
+def test_manifest_of_another_schema_is_refused(copy):
+    fields = json.loads((copy / "manifest.json").read_text()) | {"schema_version": 99}
+    (copy / "manifest.json").write_text(json.dumps(fields))
+    with pytest.raises(InputError, match="schema version 99; this hpc_kit reads version 1"):
+        read_manifest(copy)

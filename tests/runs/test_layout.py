@@ -1,0 +1,61 @@
+"""Run directories: foreign and outdated ones are refused, a lock has one holder and dies with it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import small_run
+
+from hpc_kit.runs.layout import Lock, RunDir
+from hpc_kit.spec.errors import InputError
+
+HOLD = "import sys, time; from pathlib import Path; from hpc_kit.runs.layout import Lock\n"
+HOLD += "print(Lock(Path(sys.argv[1])).acquire(), flush=True); time.sleep(60)"
+
+
+def test_run_of_another_schema_version_is_refused(tmp_path):
+    run = small_run(tmp_path / "run")
+    plan = json.loads(run.plan_file.read_text()) | {"schema_version": 7}
+    run.plan_file.write_text(json.dumps(plan))
+    with pytest.raises(InputError, match="plan.json: schema version 7; this hpc_kit reads version 1"):
+        run.read_plan()
+
+
+def test_damaged_plan_is_named(tmp_path):
+    run = small_run(tmp_path / "run")
+    plan = json.loads(run.plan_file.read_text())
+    del plan["tasks"][0]["seed"]
+    run.plan_file.write_text(json.dumps(plan))
+    with pytest.raises(InputError, match="plan.json: damaged at tasks.0.seed"):
+        run.read_plan()
+
+
+def test_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(InputError, match="not a run directory"):
+        RunDir(tmp_path).read_plan()
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(InputError, match="exists and is not a run directory"):
+        small_run(tmp_path)
+
+
+def test_same_job_opens_the_run_and_another_is_refused(tmp_path):
+    first = small_run(tmp_path / "run")
+    assert small_run(tmp_path / "run").read_plan() == first.read_plan()
+    with pytest.raises(InputError, match="is a run of other tasks"):
+        small_run(tmp_path / "run", "train.epochs=9")
+
+
+def test_lock_has_one_holder_and_ends_with_it(tmp_path):
+    path = tmp_path / "lock"
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "True\n"
+        lock = Lock(path)
+        assert not lock.acquire() and lock.is_held()
+        assert lock.holder()["pid"] == holder.pid
+    finally:
+        holder.kill()
+        holder.wait()
+    assert not lock.is_held() and lock.acquire()
+    lock.release()

@@ -1,0 +1,41 @@
+"""The ledger replays to what was written, and an attempt that ended has ended."""
+
+import pytest
+
+from hpc_kit.runs.ledger import Ledger
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    return Ledger(tmp_path / "ledger.jsonl", ["a", "b"])
+
+
+def test_replay_gives_the_state_of_the_last_attempt(ledger):
+    ledger.submit("a")
+    ledger.start("a")
+    ledger.end("a", "failed", "no space", 1)
+    ledger.submit("a")
+    ledger.start("a")
+    ledger.end("a", "done", exit_code=0)
+    replayed = Ledger(ledger.path, ["a", "b"]).tasks
+    assert (replayed["a"].state, replayed["a"].attempt, replayed["b"].state) == ("done", 2, "planned")
+    assert replayed["a"].history == ["submitted", "started", "failed", "submitted", "started", "done"]
+
+
+def test_terminal_state_of_an_attempt_never_changes(ledger):
+    ledger.submit("a")
+    ledger.end("a", "cancelled")
+    before = ledger.path.read_text()
+    with pytest.raises(ValueError, match="already ended as cancelled"):
+        ledger.end("a", "done")
+    assert ledger.path.read_text() == before
+
+
+def test_line_cut_off_by_a_kill_is_dropped(ledger):
+    ledger.submit("a")
+    with ledger.path.open("a") as file:
+        file.write('{"task": "a", "sta')
+    Ledger.repair(ledger.path)
+    again = Ledger(ledger.path, ["a", "b"])
+    again.start("a")
+    assert Ledger(ledger.path, ["a", "b"]).tasks["a"].state == "started"

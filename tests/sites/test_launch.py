@@ -1,0 +1,25 @@
+"""Command lines: exact, and safe to paste."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from hpc_kit.sites.launch import shell_line, task_command, task_environment
+from hpc_kit.spec.job import Resources
+from hpc_kit.spec.site import Site
+
+SITE = Site(name="box", description="a box", scheduler="local", environment={"NOTE": "a b; $(touch harm)"})
+
+
+def test_command_runs_this_package_with_this_interpreter():
+    assert task_command(Path("/r/tasks/t")) == [sys.executable, "-m", "hpc_kit", "task", "/r/tasks/t"]
+
+
+def test_line_gives_the_shell_exactly_these_words(tmp_path):
+    environment = task_environment(SITE, Resources(cpus_per_rank=3))
+    line = shell_line(
+        ["sh", "-c", 'printf "%s|" "$NOTE" "$OMP_NUM_THREADS" "$0"', "it's; $(touch harm)"], environment
+    )
+    out = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert out == "a b; $(touch harm)|3|it's; $(touch harm)|"
+    assert list(tmp_path.iterdir()) == []

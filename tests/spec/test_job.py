@@ -1,0 +1,115 @@
+"""Job files: what is accepted, and that each mistake is named with file, line, key and a remedy."""
+
+import pytest
+
+from hpc_kit.spec.errors import InputError
+from hpc_kit.spec.job import load_job
+
+JOB = """\
+name: zpve
+data:
+  source: sample
+  target: zpve
+train:
+  epochs: 5
+"""
+
+
+@pytest.fixture
+def job_file(tmp_path):
+    def write(text: str) -> str:
+        path = tmp_path / "job.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def test_defaults_fill_what_a_job_leaves_out(job_file):
+    job = load_job(job_file(JOB)).job
+    assert (job.seeds, job.model.name, job.train.batch_size) == ([0], "schnet", 128)
+
+
+def test_override_replaces_a_value_and_creates_a_section(job_file):
+    job = load_job(job_file(JOB), ["train.epochs=3", "resources.gpus_per_rank=0"]).job
+    assert (job.train.epochs, job.resources.gpus_per_rank) == (3, 0)
+
+
+def test_scientific_notation_without_a_point_is_a_number(job_file):
+    assert load_job(job_file(JOB + "  learning_rate: 1e-4\n")).job.train.learning_rate == 1e-4
+
+
+def test_walltime_without_quotes_is_not_turned_into_seconds(job_file):
+    job = load_job(job_file(JOB + "resources: {walltime: 02:30:00}\n")).job
+    assert job.resources.walltime == "02:30:00"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        (JOB.replace("epochs: 5", "epochs: -5"), 6, "train.epochs: must be at least 1 (got -5)"),
+        (JOB.replace("epochs: 5", "epochs: many"), 6, "train.epochs: must be a whole number (got 'many')"),
+        (JOB.replace("epochs: 5", "epochs: 2.5"), 6, "train.epochs: must be a whole number (got 2.5)"),
+        (JOB.replace("epochs: 5", "epoch: 5"), 6, "train.epoch: unknown key; did you mean 'epochs'?"),
+        (JOB + "  optimizer: adma\n", 7, "'adma' is not allowed; did you mean 'adam'? allowed: adam, adamw, sgd"),
+        (JOB + "  learning_rate: .inf\n", 7, "train.learning_rate: must be a finite number"),
+        (JOB + "  precision: true\n", 7, "train.precision: True is not allowed"),
+        (JOB + "model: {name: schnett}\n", 7, "did you mean 'schnet'?"),
+        (JOB.replace("source: sample", "source: qm10"), 3, "data.source: 'qm10' is not allowed"),
+        (JOB + "resources:\n  walltime: 2 hours\n", 8, "must be hours:minutes:seconds"),
+        (JOB + "resources:\n  nodes: 2\n", 7, "nodes and ranks_per_node must be 1"),
+        (JOB + "seeds: []\n", 7, "seeds: must not be empty"),
+        (JOB + "seeds: [0, 1, 0]\n", 7, "must not name a seed twice"),
+        (JOB + "grid: {resources.nodes: [1, 2]}\n", 7, "cannot vary 'resources.nodes'"),
+        (JOB + "  epochs: 6\n", 7, "train.epochs: is written twice"),
+        (JOB.replace("name: zpve", "name: $(reboot)"), 1, "name: must match"),
+    ],
+)
+def test_mistake_is_named_with_its_line(job_file, text, line, message):
+    path = job_file(text)
+    with pytest.raises(InputError) as caught:
+        load_job(path)
+    assert f"{path}:{line}: " in str(caught.value)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("split", ["{val: 0.5, test: 0.5}", "{train: 0.9, val: 0.2, test: 0.1}", "{train: 0.0}"])
+def test_split_that_leaves_no_training_part_is_refused(job_file, split):
+    with pytest.raises(InputError, match="data.split"):
+        load_job(job_file(JOB), [f"data.split={split}"])
+
+
+def test_all_mistakes_are_reported_at_once(job_file):
+    with pytest.raises(InputError) as caught:
+        load_job(job_file(JOB), ["train.epochs=0", "data.graph.cutoff=-1"])
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_mistake_in_an_override_names_the_override(job_file):
+    with pytest.raises(InputError, match="--set train.epochs=0: train.epochs: must be at least 1"):
+        load_job(job_file(JOB), ["train.epochs=0"])
+
+
+@pytest.mark.parametrize("text", ["train.epochs", "=3", "train.epochs.more=3"])
+def test_malformed_override_is_refused(job_file, text):
+    with pytest.raises(InputError, match="--set"):
+        load_job(job_file(JOB), [text])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("name: [", "not valid YAML"), ("- a\n- b\n", "must hold keys and values"), ("", "must hold keys and values")],
+)
+def test_file_that_is_no_job_is_refused(job_file, text, message):
+    with pytest.raises(InputError, match=message):
+        load_job(job_file(text))
+
+
+def test_unknown_file_lists_the_jobs_that_ship():
+    with pytest.raises(InputError, match="did you mean 'quickstart'"):
+        load_job("quickstrat")
+
+
+def test_yaml_cannot_build_objects(job_file):
+    with pytest.raises(InputError, match="not valid YAML"):
+        load_job(job_file("name: !!python/object/apply:os.system [ls]\n"))

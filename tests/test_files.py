@@ -1,0 +1,30 @@
+"""Files are whole or as they were."""
+
+import pytest
+
+from hpc_kit.files import append_line, atomic_path, drop_torn_line, read_lines, write_atomically
+
+
+def test_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path):
+    path = tmp_path / "f"
+    write_atomically(path, b"old")
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise RuntimeError
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+def test_half_a_line_does_not_count_and_is_cut_before_the_next(tmp_path):
+    path = tmp_path / "lines"
+    append_line(path, {"n": 1})
+    with path.open("a") as file:
+        file.write('{"n": 2')
+    assert read_lines(path) == [{"n": 1}]
+    drop_torn_line(path)
+    append_line(path, {"n": 3})
+    assert read_lines(path) == [{"n": 1}, {"n": 3}]
+
+
+def test_missing_file_has_no_lines(tmp_path):
+    assert read_lines(tmp_path / "none") == []

@@ -1,0 +1,89 @@
+"""The house's rules, read from the imports: arrows go down, never in a circle, and the two sides stay apart."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "hpc_kit"
+FLOORS = [
+    {"files", "spec"},
+    {"data", "models", "plan", "runs"},
+    {"train", "sites", "images"},
+    {"search", "bench", "explain", "md", "report"},
+    {"submit", "task"},
+    {"cli", "__main__"},
+]
+LOGIN_SIDE = {"cli", "spec", "plan", "submit", "sites", "images", "runs", "report", "files"}
+NODE_SIDE = {"task", "data", "models", "train", "search", "bench", "explain", "md"}
+NODE_ONLY_PACKAGES = {"torch", "torch_geometric", "dgl", "deephyper"}
+# What the login side may import of the node side: files without any of those packages.
+BRIDGES = {"hpc_kit.data.manifest", "hpc_kit.task"}
+
+
+def modules() -> dict[str, Path]:
+    return {
+        ".".join(("hpc_kit", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
+        for path in sorted(PACKAGE.rglob("*.py"))
+    }
+
+
+def room(module: str) -> str:
+    return (module.split(".") + [""])[1]
+
+
+def imports(path: Path) -> set[str]:
+    """Return every module a file imports, at its top or inside a function."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            inner = {f"{node.module}.{alias.name}" for alias in node.names} & set(modules())
+            found |= inner or {node.module}
+    return found
+
+
+ARROWS = [(name, target) for name, path in modules().items() for target in sorted(imports(path))]
+INSIDE = [(a, b) for a, b in ARROWS if b.startswith("hpc_kit.") and room(a)]
+
+
+def floor(module: str) -> int:
+    return next(i for i, rooms in enumerate(FLOORS) if room(module) in rooms)
+
+
+def test_every_file_is_on_a_floor():
+    assert {room(name) for name in modules()} - {""} <= set().union(*FLOORS)
+
+
+@pytest.mark.parametrize(("source", "target"), INSIDE)
+def test_imports_go_down(source, target):
+    assert floor(target) <= floor(source)
+
+
+def test_rooms_import_in_no_circle():
+    arrows = {(room(a), room(b)) for a, b in INSIDE if room(a) != room(b)}
+    while arrows:
+        ends = {b for _, b in arrows} - {a for a, _ in arrows}
+        assert ends, f"circle among {sorted({a for a, _ in arrows})}"
+        arrows = {(a, b) for a, b in arrows if b not in ends}
+
+
+def test_login_side_never_reaches_for_torch():
+    bad = [(a, b) for a, b in ARROWS if room(a) in LOGIN_SIDE | {""} and b.split(".")[0] in NODE_ONLY_PACKAGES]
+    bad += [(a, b) for a, b in INSIDE if room(a) in LOGIN_SIDE and room(b) in NODE_SIDE and b not in BRIDGES]
+    bad += [("hpc_kit.data.manifest", b) for b in imports(PACKAGE / "data" / "manifest.py") if room(b) in NODE_SIDE]
+    assert bad == []
+
+
+def test_node_side_never_reaches_for_parsl():
+    assert [(a, b) for a, b in ARROWS if room(a) in NODE_SIDE | {"runs"} and b.split(".")[0] == "parsl"] == []
+
+
+def test_only_the_task_command_crosses_to_the_node_side():
+    assert [a for a, b in INSIDE if b == "hpc_kit.task"] == ["hpc_kit.cli"]
+
+
+def test_files_are_short():
+    assert [name for name, path in modules().items() if len(path.read_text().splitlines()) > 400] == []

@@ -1,0 +1,156 @@
+"""The driver on the local site, with real processes: Parsl, cancelling, killing, resuming."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import SMALL, hpc_kit, ledger_states, set_options, small_run, start_hpc_kit
+
+SUBMIT = ["submit", "--site", "local", "quickstart", *set_options(SMALL)]
+LONG = ["--set", "train.epochs=500"]
+
+
+def wait_for(condition, what: str, seconds: float = 60.0):
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
+        time.sleep(0.1)
+    return value
+
+
+def epochs_written(run: Path) -> int:
+    return sum(len(path.read_text().splitlines()) for path in run.glob("tasks/*/epochs.jsonl"))
+
+
+def processes_of(run: Path) -> list[int]:
+    """Return every process that names the run in its command line or works in a task of it."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and any(str(run) in word for word in process.cmdline()):
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_submit_runs_all_tasks_and_ends_with_the_table(tmp_path):
+    out = hpc_kit(*SUBMIT, "--run", "run", cwd=tmp_path)
+    assert out.returncode == 0, out.stderr
+    assert sorted(ledger_states(tmp_path / "run")) == ["done"] * 3 + ["started"] * 3 + ["submitted"] * 3
+    table = out.stdout.split("━┓")[-1]
+    assert all(text in table for text in ("seed=0", "seed=2", "meV", "3 seeds", "mean ± std", f"run: {tmp_path}/run"))
+    assert processes_of(tmp_path / "run") == []
+
+    again = hpc_kit(*SUBMIT, "--run", "run", cwd=tmp_path)
+    assert again.returncode == 0 and len(ledger_states(tmp_path / "run")) == 9
+
+    report = json.loads(hpc_kit("report", "run", "--json", cwd=tmp_path).stdout)
+    metrics = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("run/tasks/*/metrics.json"))]
+    assert report["seeds"][0]["mean"] == pytest.approx(sum(m["test_mae"] for m in metrics) / 3)
+    assert {task["state"] for task in json.loads(hpc_kit("status", "run", "--json", cwd=tmp_path).stdout)} == {"done"}
+
+
+def test_run_gives_the_same_losses_as_submit(tmp_path):
+    for command, name in ((SUBMIT, "a"), (["run", "quickstart", *set_options(SMALL)], "b")):
+        assert hpc_kit(*command, "--set", "seeds=[0]", "--run", name, cwd=tmp_path).returncode == 0
+    losses = [
+        [json.loads(line)["train_loss"] for line in next(tmp_path.glob(f"{name}/tasks/*/epochs.jsonl")).open()]
+        for name in "ab"
+    ]
+    assert losses[0] == losses[1] and len(losses[0]) == 4
+
+
+def test_path_with_spaces_and_a_dollar_works(tmp_path):
+    out = hpc_kit(*SUBMIT, "--set", "seeds=[0]", "--run", "my $HOME run; touch harm", cwd=tmp_path)
+    assert out.returncode == 0, out.stdout + out.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["my $HOME run; touch harm"]
+
+
+def test_failed_task_is_reported_with_its_log_and_the_others_are_done(tmp_path):
+    run = small_run(tmp_path / "run")
+    broken = run.task(run.read_plan().tasks[1].id)
+    broken.last.write_bytes(b"not a checkpoint")
+    out = hpc_kit(*SUBMIT, "--run", "run", cwd=tmp_path)
+    assert out.returncode == 1
+    assert "seed=1: failed" in out.stdout and "last.pt: cannot be read" in out.stdout
+    assert "1 of 3 tasks are not done" in out.stderr
+    assert sorted(ledger_states(tmp_path / "run"))[:3] == ["done", "done", "failed"]
+
+    broken.last.unlink()
+    assert hpc_kit("resume", "run", cwd=tmp_path).returncode == 0
+    assert ledger_states(tmp_path / "run")[9:] == ["submitted", "started", "done"]
+
+
+@pytest.mark.parametrize("how", ["ctrl-c", "hangup", "cancel"])
+def test_cancelling_ends_every_process_and_is_written_down(tmp_path, how):
+    run = tmp_path / "run"
+    driver = start_hpc_kit(*SUBMIT, *LONG, "--run", "run", cwd=tmp_path)
+    wait_for(lambda: epochs_written(run) >= 2, "training")
+    if how == "cancel":
+        assert "cancelled" in hpc_kit("cancel", "run", cwd=tmp_path).stdout
+    else:
+        os.killpg(driver.pid, signal.SIGINT if how == "ctrl-c" else signal.SIGHUP)
+    assert driver.wait(60) == 1
+    assert processes_of(run) == []
+    assert ledger_states(run)[-3:] == ["cancelled"] * 3
+    states = {task["state"] for task in json.loads(hpc_kit("status", "run", "--json", cwd=tmp_path).stdout)}
+    assert states == {"cancelled"}
+
+
+def test_death_of_parsls_interchange_is_noticed_and_nothing_stays(tmp_path):
+    run = tmp_path / "run"
+    driver = start_hpc_kit(*SUBMIT, *LONG, "--run", "run", cwd=tmp_path)
+    wait_for(lambda: epochs_written(run) >= 1, "training")
+    for child in psutil.Process(driver.pid).children():
+        if "hpc_kit.sites.interchange" in child.cmdline():
+            child.kill()
+    assert driver.wait(60) == 1
+    assert ledger_states(run)[-3:] == ["lost"] * 3
+    wait_for(lambda: processes_of(run) == [], "the end of the run's processes")
+
+
+def test_second_driver_is_refused(tmp_path):
+    driver = start_hpc_kit(*SUBMIT, *LONG, "--run", "run", cwd=tmp_path)
+    wait_for(lambda: epochs_written(tmp_path / "run") >= 1, "training")
+    try:
+        second = hpc_kit("resume", "run", cwd=tmp_path)
+        assert second.returncode == 2
+        assert f"is being driven already, by process {driver.pid}" in second.stderr
+    finally:
+        hpc_kit("cancel", "run", cwd=tmp_path)
+        driver.wait(60)
+
+
+def test_killed_driver_then_resume_loses_nothing(tmp_path):
+    run = tmp_path / "run"
+    options = ["--set", "train.epochs=40", "--run", "run"]
+    driver = start_hpc_kit(*SUBMIT, *options, cwd=tmp_path)
+    wait_for(lambda: any(run.glob("tasks/*/done.json")) and epochs_written(run) > 85, "one task done, one under way")
+    done_before = {path: path.stat().st_mtime_ns for path in run.glob("tasks/*/*.json*") if "done" in path.name}
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    states = {task["state"] for task in json.loads(hpc_kit("status", "run", "--json", cwd=tmp_path).stdout)}
+    assert states <= {"done", "interrupted"} and "interrupted" in states
+
+    assert hpc_kit("resume", "run", cwd=tmp_path).returncode == 0
+    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in done_before.items())
+    assert epochs_written(run) == 3 * 40
+    undisturbed = hpc_kit(*SUBMIT, "--set", "train.epochs=40", "--run", "other", cwd=tmp_path)
+    assert undisturbed.returncode == 0
+    for path in run.glob("tasks/*/epochs.jsonl"):
+        other = tmp_path / "other" / path.relative_to(run)
+        losses = [[json.loads(line)["train_loss"] for line in p.open()] for p in (path, other)]
+        assert losses[0] == losses[1]
+    wait_for(lambda: processes_of(run) == [], "the end of the killed driver's processes")
+
+
+def test_half_written_ledger_line_does_not_stop_a_resume(tmp_path):
+    run = small_run(tmp_path / "run", "seeds=[0]")
+    run.ledger.write_text('{"time": 1, "task": "quick')
+    assert hpc_kit("resume", "run", cwd=tmp_path).returncode == 0
+    assert ledger_states(tmp_path / "run") == ["submitted", "started", "done"]

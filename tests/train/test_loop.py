@@ -1,0 +1,185 @@
+"""The training loop, on real molecules: it learns, resumes bit for bit, accumulates exactly, and leaves records."""
+
+import json
+import math
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from conftest import small_run
+
+from hpc_kit.data.batches import open_store
+from hpc_kit.data.manifest import read_manifest
+from hpc_kit.files import read_lines
+from hpc_kit.plan import dataset_folder
+from hpc_kit.spec.errors import InputError, WorkError
+from hpc_kit.task import run_task
+from hpc_kit.train import loop
+from hpc_kit.train.scale import fit_scale
+
+
+def run_small(path, *overrides):
+    run = small_run(path, "seeds=[0]", *overrides)
+    task = run.task(run.read_plan().tasks[0].id)
+    run_task(task.path)
+    return task
+
+
+def losses(task) -> list[tuple[float, float]]:
+    return [(line["train_loss"], line["val_mae"]) for line in read_lines(task.epochs)]
+
+
+def test_training_beats_guessing_the_mean(tmp_path):
+    task = run_small(tmp_path / "run", "data.split.train=0.2", "train.learning_rate=5e-3", "train.epochs=6")
+    metrics = json.loads(task.metrics.read_text())
+    assert metrics["test_mae"] < 0.5 * metrics["baseline_mae"]
+    assert metrics["unit"] == "eV"
+
+
+def test_records_hold_every_field_of_the_design(small_task):
+    run_task(small_task.path)
+    fields = (
+        "epoch started_at wall_s data_wait_s compute_s eval_s checkpoint_s graphs atoms edges graphs_per_s train_loss"
+        " val_mae learning_rate peak_rss_mb peak_gpu_mb world_size fingerprint"
+    )
+    for number, line in enumerate(read_lines(small_task.epochs)):
+        assert list(line) == fields.split()
+        assert line["epoch"] == number and line["graphs"] == 120
+        parts = sum(line[k] for k in ("data_wait_s", "compute_s", "eval_s", "checkpoint_s"))
+        assert parts == pytest.approx(line["wall_s"], abs=0.01)
+    assert line["fingerprint"] == json.loads(small_task.fingerprint.read_text())["sha256"]
+
+
+def test_predictions_are_those_the_reported_error_is_made_of(small_task):
+    run_task(small_task.path)
+    split = json.loads(next(small_task.splits.iterdir()).read_text())
+    with h5py.File(small_task.predictions) as file:
+        assert [name.decode() for name in file["ids"]] == split["test"]
+        mae = float(np.abs(file["prediction"][:] - file["target"][:]).mean())
+    assert json.loads(small_task.metrics.read_text())["test_mae"] == pytest.approx(mae, rel=1e-12)
+
+
+def test_resumed_training_equals_an_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch):
+    whole = run_small(tmp_path / "whole", "train.schedule=cosine", "train.clip=1.0")
+
+    saved = loop.save_checkpoint
+
+    def die_after_the_second_epoch(path, state):
+        saved(path, state)
+        if path.name == "last.pt" and state["epoch"] == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_checkpoint", die_after_the_second_epoch)
+        with pytest.raises(KeyboardInterrupt):
+            run_small(tmp_path / "cut", "train.schedule=cosine", "train.clip=1.0")
+    cut = run_small(tmp_path / "cut", "train.schedule=cosine", "train.clip=1.0")
+
+    assert losses(cut) == losses(whole)
+    assert read_lines(cut.epochs)[1]["checkpoint_s"] is None  # not known: the task died before it was written
+    a, b = (torch.load(t.last, weights_only=True)["model"] for t in (cut, whole))
+    assert all(torch.equal(a[name], b[name]) for name in b)
+    assert cut.metrics.read_text() == whole.metrics.read_text()
+
+
+def test_seed_decides_the_losses(tmp_path):
+    first, again = (run_small(tmp_path / name) for name in ("first", "again"))
+    other = small_run(tmp_path / "other", "seeds=[1]")
+    other_task = other.task(other.read_plan().tasks[0].id)
+    run_task(other_task.path)
+    assert losses(first) == losses(again) != losses(other_task)
+
+
+def test_accumulating_four_small_batches_equals_one_large_one(tmp_path):
+    large = run_small(tmp_path / "large", "train.batch_size=32", "train.optimizer=sgd", "train.learning_rate=1e-4")
+    small = run_small(
+        tmp_path / "small",
+        "train.batch_size=8", "train.accumulate=4", "train.optimizer=sgd", "train.learning_rate=1e-4",
+    )  # fmt: skip
+    assert [x for x, _ in losses(small)] == pytest.approx([x for x, _ in losses(large)], rel=1e-4)
+
+
+def test_clipping_bounds_the_step(tmp_path):
+    free = run_small(tmp_path / "free", "train.optimizer=sgd", "train.momentum=0", "train.epochs=1")
+    held = run_small(
+        tmp_path / "held", "train.optimizer=sgd", "train.momentum=0", "train.epochs=1", "train.clip=1e-9"
+    )
+    torch.manual_seed(0)
+    start = loop.build_model(held.read_task().model, 5.0).state_dict()
+
+    def moved(task):
+        end = torch.load(task.last, weights_only=True)["model"]
+        return max(float((end[name] - start[name]).abs().max()) for name in start)
+
+    assert moved(held) < 1e-6 < moved(free)
+
+
+def test_bf16_trains_to_nearly_the_same_loss(tmp_path):
+    full = run_small(tmp_path / "full")
+    half = run_small(tmp_path / "half", "train.precision=bf16")
+    assert losses(half) != losses(full)
+    assert losses(half)[-1][0] == pytest.approx(losses(full)[-1][0], rel=0.1)
+
+
+def test_targets_are_standardised_from_the_training_part_alone():
+    task_data = dataset_folder(small_data())
+    store = open_store(task_data, "zpve", 2.0)
+    train = np.arange(100)
+    before = fit_scale(store, train, per_atom=True)
+    store.target[100:] = 1e6
+    assert fit_scale(store, train, per_atom=True) == before
+    store.target[50] += 100.0
+    assert fit_scale(store, train, per_atom=True) != before
+
+
+def small_data():
+    from hpc_kit.spec.job import Data
+
+    return Data(source="sample", target="zpve")
+
+
+def test_standardised_targets_come_back():
+    store = open_store(dataset_folder(small_data()), "zpve", 2.0)
+    scale = fit_scale(store, np.arange(4000), per_atom=True)
+    batch = store.batch(torch.arange(4000))
+    standard = scale.standardize(batch)
+    assert float(standard.mean()) == pytest.approx(0.0, abs=0.2) and float(standard.std()) == pytest.approx(
+        1, abs=0.01
+    )
+    torch.testing.assert_close(scale.restore(standard, batch), batch.targets)
+
+
+def test_diverging_loss_ends_the_task_and_keeps_the_epoch_before(tmp_path):
+    with pytest.raises(WorkError, match=r"epoch \d: the loss is (nan|inf).*Lower train.learning_rate"):
+        run_small(tmp_path / "run", "train.optimizer=sgd", "train.learning_rate=1e12", "train.momentum=0")
+    assert not next((tmp_path / "run" / "tasks").iterdir()).joinpath("done.json").exists()
+
+
+def test_data_set_that_changed_since_planning_is_refused(tmp_path):
+    run = small_run(tmp_path / "run", "seeds=[0]")
+    task = run.task(run.read_plan().tasks[0].id)
+    sha = read_manifest(dataset_folder(small_data())).sha256
+    task.task_file.write_text(task.task_file.read_text().replace(sha, "f" * 64))
+    with pytest.raises(InputError, match="not the data set this task was planned with"):
+        run_task(task.path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_missing_gpu_is_an_error_not_a_fallback(tmp_path):
+    with pytest.raises(InputError, match="torch sees no GPU"):
+        run_small(tmp_path / "run", "resources.gpus_per_rank=1")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_training_on_a_gpu_learns_like_the_cpu(tmp_path):
+    cpu, gpu = (run_small(tmp_path / f"g{n}", f"resources.gpus_per_rank={n}") for n in (0, 1))
+    assert [x for x, _ in losses(gpu)] == pytest.approx([x for x, _ in losses(cpu)], rel=1e-2)
+
+
+def test_finished_task_is_not_run_again(small_task, capsys):
+    run_task(small_task.path)
+    before = small_task.epochs.read_bytes()
+    run_task(small_task.path)
+    assert "is done already" in capsys.readouterr().out
+    assert small_task.epochs.read_bytes() == before and math.isfinite(losses(small_task)[0][0])
