@@ -4,6 +4,7 @@ the ledger, and leaves nothing running behind.
 Not for: what a task does (task.py) or how results look (report/).
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -43,7 +44,7 @@ def drive(run: RunDir, plan: Plan, site: Site, show: Show, parsl: bool = True) -
         ledger = _open_ledger(run, plan)
         todo = [task for task in plan.tasks if ledger.tasks[task.id].state != "done"]
         if todo:
-            with _cancel_on_signals(run), _parsl_pool(run, plan, site) if parsl else _own_pool() as submit:
+            with _cancel_on_signals(run), _ParslPool(run, plan, site) if parsl else _OwnPool() as pool:
                 me = (os.getpid(), psutil.Process().create_time())
                 futures = {}
                 for task in todo:
@@ -203,7 +204,9 @@ class _ParslPool:
     def __exit__(self, *_) -> None:
         import parsl
 
-        self._kernel.cleanup()
-        if self._executor.bad_state_is_set:  # then Parsl leaves its blocks running
+        if self._executor.bad_state_is_set:  # cleanup() would wait for the interchange for ever
+            atexit.unregister(self._kernel.atexit_cleanup)
             self._executor.provider.cancel(list(self._executor.provider.resources))
+        else:
+            self._kernel.cleanup()
         parsl.clear()

@@ -106,9 +106,8 @@ def test_death_of_parsls_interchange_is_noticed_and_nothing_stays(tmp_path):
     run = tmp_path / "run"
     driver = start_hpc_kit(*SUBMIT, *LONG, "--run", "run", cwd=tmp_path)
     wait_for(lambda: epochs_written(run) >= 1, "training")
-    for child in psutil.Process(driver.pid).children():
-        if "hpc_kit.sites.interchange" in child.cmdline():
-            child.kill()
+    [interchange] = [p for p in psutil.Process(driver.pid).children() if "interchange" in " ".join(p.cmdline())]
+    interchange.kill()
     assert driver.wait(60) == 1
     assert ledger_states(run)[-3:] == ["lost"] * 3
     wait_for(lambda: processes_of(run) == [], "the end of the run's processes")

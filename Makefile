@@ -1,0 +1,36 @@
+# make quickstart: from a clone to trained models. make test: from a clone to passed tests.
+# PYTHON=python3.12 chooses the interpreter, PIP_FLAGS is passed to every pip install.
+PYTHON ?= python3
+PIP_FLAGS ?=
+INSTALL = .venv/bin/python -m pip install -q $(PIP_FLAGS) -c constraints.txt
+
+.PHONY: quickstart test format
+
+quickstart: .venv/.node
+	.venv/bin/hpc_kit submit --site local jobs/quickstart.yaml
+
+test: .venv/.test
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/pytest
+
+format: .venv/.test
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+.venv/.node: setup.cfg constraints.txt | .venv/bin/python
+	$(INSTALL) -e '.[node]'
+	@touch $@
+
+.venv/.test: setup.cfg constraints.txt | .venv/bin/python
+	$(INSTALL) -e '.[node,test]'
+	@touch $@
+
+# Debian and Ubuntu keep the part of Python that makes environments in a package of its own.
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed; set PYTHON=" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+	    echo "installing python3-venv"; \
+	    if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq python3-venv; \
+	    else sudo sh -c 'apt-get update -qq && apt-get install -y -qq python3-venv'; fi; }
+	$(PYTHON) -m venv .venv
