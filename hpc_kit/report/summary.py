@@ -70,20 +70,20 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         )
     for cell in summary["seeds"]:
         table.add_section()
-        spread = f"{in_unit(cell['mean'], cell['unit'], False)} ± {in_unit(cell['std'], cell['unit'])}"
+        spread = f"{in_unit(cell['mean'], cell['unit'], '.4g', False)} ± {in_unit(cell['std'], cell['unit'], '.2g')}"
         name = f"{cell['label']} {cell['n']} seeds".strip()
         table.add_row(name, "mean ± std", spread, in_unit(cell["baseline"], cell["unit"]))
     console.print(table)
     console.print(f"run: {summary['run']}", soft_wrap=True, highlight=False)
 
 
-def in_unit(value: float | None, unit: str, with_unit: bool = True) -> str:
-    """Return `value` to four digits; energies in eV are shown in meV."""
+def in_unit(value: float | None, unit: str, form: str = ".4g", with_unit: bool = True) -> str:
+    """Return `value` as `form` says; energies in eV are shown in meV."""
     if value is None:
         return "-"
     if unit == "eV" or unit.startswith("eV/"):
         value, unit = value * 1000, "m" + unit
-    return f"{value:.4g} {unit}" if with_unit else f"{value:.4g}"
+    return f"{value:{form}} {unit}" if with_unit else f"{value:{form}}"
 
 
 def _row(run: RunDir, task: Task, status: TaskStatus) -> Row:
