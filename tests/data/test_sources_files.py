@@ -1,0 +1,264 @@
+"""Structures in files: one's own, hypothetical MOFs and CoRE MOF."""
+
+import importlib.metadata
+import io
+import math
+import tarfile
+import zipfile
+from pathlib import Path
+
+import ase.db
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.collections import g2
+
+from hpc_kit.data.sources import open_source
+from hpc_kit.data.sources.atoms import read_cif
+from hpc_kit.data.structures import RejectedError
+from hpc_kit.spec.errors import InputError
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def read(source) -> tuple[dict, dict]:
+    """Return (id -> structure, id -> reason of its rejection)."""
+    kept, rejected = {}, {}
+    for id, raw in source.records():
+        try:
+            kept[id] = source.convert(id, raw)
+        except RejectedError as error:
+            rejected[id] = str(error)
+    return kept, rejected
+
+
+def cif(atoms: Atoms) -> bytes:
+    file = io.BytesIO()
+    ase.io.write(file, atoms, format="cif")
+    return file.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three crystals as CIF files."""
+    for name in ("Cu", "Si", "Fe"):
+        (tmp_path / f"{name}.cif").write_bytes(cif(bulk(name, cubic=True)))
+    return tmp_path
+
+
+# CIF
+
+
+def test_cif_in_p1_and_with_symmetry_give_the_same_crystal():
+    salt = bulk("NaCl", "rocksalt", a=5.64, cubic=True)
+    with_symmetry = """data_salt
+_cell_length_a 5.64
+_cell_length_b 5.64
+_cell_length_c 5.64
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+_space_group_IT_number 225
+loop_
+_atom_site_label
+_atom_site_type_symbol
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+Na1 Na 0 0 0
+Cl1 Cl 0.5 0.5 0.5
+"""
+    expanded, plain = read_cif(with_symmetry.encode()), read_cif(cif(salt))
+    assert sorted(expanded.symbols) == sorted(plain.symbols) and expanded.cell.volume == pytest.approx(
+        salt.cell.volume
+    )
+
+
+def test_cif_with_partial_occupancy_is_rejected():
+    content = cif(bulk("Cu")).replace(b"  1.0000\n", b"  0.5000\n")
+    with pytest.raises(RejectedError, match="partial occupancy: a site is occupied to 0.5"):
+        read_cif(content)
+
+
+def test_cif_of_two_structures_is_rejected():
+    with pytest.raises(RejectedError, match="2 structures"):
+        read_cif(cif([bulk("Cu"), bulk("Si")]))
+
+
+def test_cif_that_is_none_is_rejected():
+    with pytest.raises(RejectedError, match="0 structures|not a CIF"):
+        read_cif(b"not a crystal")
+
+
+# Your own files with a table
+
+
+def test_table_written_by_a_spreadsheet_is_read(folder):
+    """A byte order mark, semicolons and file names with their suffix."""
+    (folder / "gaps.csv").write_text("﻿name;gap;note\nCu.cif;0;\nSi.cif;1.1;\nFe.cif;n/a;\n", encoding="utf-8")
+    source = open_source("files", folder, {"csv": "gaps.csv", "columns": "gap", "units": "gap:eV"})
+    kept, _ = read(source)
+    assert source.targets["gap"].unit == "eV" and math.isnan(kept["Fe"].targets["gap"])
+    assert (kept["Cu"].targets["gap"], kept["Si"].targets["gap"]) == (0.0, 1.1)
+
+
+def test_files_without_rows_and_rows_without_files_are_told(folder):
+    (folder / "gaps.csv").write_text("name,gap\nCu,0\nSi,1.1\nGe,0.7\n")
+    kept, rejected = read(open_source("files", folder, {"csv": "gaps.csv"}))
+    assert set(kept) == {"Cu", "Si"}
+    assert rejected == {"Fe": "no row in gaps.csv", "Ge": "no structure for this row of gaps.csv"}
+
+
+def test_text_in_a_target_column_rejects_its_structure(folder):
+    (folder / "gaps.csv").write_text("name,gap\nCu,0\nSi,about 1\nFe,0\n")
+    _, rejected = read(open_source("files", folder, {"csv": "gaps.csv"}))
+    assert rejected == {"Si": "target 'gap': 'about 1' is not a number"}
+
+
+def test_two_rows_of_one_id_reject_it(folder):
+    (folder / "gaps.csv").write_text("name,gap\nCu,0\nSi,1\nFe,0\nSi,2\n")
+    _, rejected = read(open_source("files", folder, {"csv": "gaps.csv"}))
+    assert rejected == {"Si": "more than one row in gaps.csv"}
+
+
+def test_missing_column_names_the_nearest(folder):
+    (folder / "gaps.csv").write_text("name,bandgap\nCu,0\n")
+    with pytest.raises(InputError, match="no column 'band_gap'; did you mean 'bandgap'"):
+        open_source("files", folder, {"csv": "gaps.csv", "columns": "band_gap"})
+
+
+def test_column_of_text_is_no_target_by_default(folder):
+    (folder / "gaps.csv").write_text("name,formula,gap\nCu,Cu4,0\n")
+    with pytest.raises(InputError, match="column 'formula' holds text; name the targets, such as gap"):
+        open_source("files", folder, {"csv": "gaps.csv"})
+
+
+def test_table_without_a_header_must_be_called_so(folder):
+    (folder / "id_prop.csv").write_text("Cu.cif,0.0\nSi.cif,1.1\n")
+    with pytest.raises(InputError, match="say header=false"):
+        open_source("files", folder, {"csv": "id_prop.csv"})
+
+
+def test_folder_as_alignn_wants_it_is_read():
+    if not (SHARED / "jarvis_sample").is_dir():
+        pytest.skip("shared/data/jarvis_sample is not beside this repository")
+    options = {"csv": "id_prop.csv", "header": "false", "columns": "gap"}
+    kept, _ = read(open_source("files", SHARED / "jarvis_sample", options))
+    assert len(kept) == 50 and kept["POSCAR-JVASP-98550"].targets == {"gap": 1.517}
+
+
+# Your own files with what they carry
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> list[Atoms]:
+    """G2 molecules with an energy and forces from a calculator and a number of their own."""
+    found = [molecule(name) for name in g2.names[:5]]
+    for i, atoms in enumerate(found):
+        atoms.calc = SinglePointCalculator(atoms, energy=-float(i), forces=np.full((len(atoms), 3), 0.5))
+        atoms.info = {"charge": i, "label": f"molecule {i}"}
+    return found
+
+
+def test_frames_of_an_extxyz_file_carry_targets_and_forces(tmp_path, labelled):
+    ase.io.write(tmp_path / "g2.extxyz", labelled)
+    source = open_source("files", tmp_path / "g2.extxyz", {})
+    kept, _ = read(source)
+    assert list(kept) == [f"g2_{i:06d}" for i in range(5)] and source.targets["energy"].unit == "eV"
+    assert kept["g2_000003"].targets == {"charge": 3.0, "energy": -3.0}
+    assert (kept["g2_000003"].forces == 0.5).all()
+
+
+def test_rows_of_an_ase_database_carry_targets(tmp_path, labelled):
+    with ase.db.connect(tmp_path / "g2.db") as database:
+        for i, atoms in enumerate(labelled):
+            database.write(atoms, barrier=i / 10)
+    kept, _ = read(open_source("files", tmp_path / "g2.db", {"columns": "barrier,energy"}))
+    assert kept["g2_000002"].targets == {"barrier": 0.1, "energy": -1.0}
+
+
+def test_only_frame_of_a_file_bears_its_name(tmp_path):
+    ase.io.write(tmp_path / "water.xyz", molecule("H2O"))
+    kept, _ = read(open_source("files", tmp_path, {}))
+    assert list(kept) == ["water"]
+
+
+def test_number_that_the_structures_do_not_carry_is_an_input_error(tmp_path, labelled):
+    ase.io.write(tmp_path / "g2.extxyz", labelled)
+    with pytest.raises(InputError, match="carries no number 'enrgy'; did you mean 'energy'"):
+        open_source("files", tmp_path / "g2.extxyz", {"columns": "enrgy"})
+
+
+def test_damaged_file_ends_only_itself(tmp_path, labelled):
+    ase.io.write(tmp_path / "a.extxyz", labelled[0])
+    (tmp_path / "b.extxyz").write_text("5\nends early\nH 0 0 0\n")
+    kept, rejected = read(open_source("files", tmp_path, {}))
+    assert list(kept) == ["a"] and "ends within frame 0" in rejected["b"]
+
+
+def test_list_of_files_is_read_in_its_order(folder):
+    (folder / "chosen.txt").write_text("Si.cif\nCu.cif\nGe.cif\n")
+    kept, rejected = read(open_source("files", folder / "chosen.txt", {}))
+    assert list(kept) == ["Si", "Cu"] and "does not exist" in rejected["Ge"]
+
+
+def test_empty_folder_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match="holds no structures"):
+        open_source("files", tmp_path, {})
+
+
+# Hypothetical MOFs
+
+
+def test_hmof_zip_with_its_table(folder, tmp_path):
+    with zipfile.ZipFile(tmp_path / "hmof.zip", "w") as archive:
+        for file in sorted(folder.glob("*.cif")):
+            archive.write(file, f"cifs/{file.name}")
+    (tmp_path / "co2.csv").write_text("MOF,n_atoms,wc\nCu,4,1.5\nSi.cif,8,2.5\nhMOF-1,9,3.5\n")
+    source = open_source("hmof", tmp_path / "hmof.zip", {"csv": "co2.csv", "column": "wc"})
+    kept, rejected = read(source)
+    assert {id: s.targets["co2_working_capacity"] for id, s in kept.items()} == {"Cu": 1.5, "Si": 2.5}
+    assert rejected == {"Fe": "no row in co2.csv", "hMOF-1": "no CIF file for this row of co2.csv"}
+
+
+def test_hmof_asks_which_column(folder):
+    (folder / "co2.csv").write_text("MOF,wc_2.5,wc_0.1\nCu,1,2\n")
+    with pytest.raises(InputError, match="give column= one of wc_2.5, wc_0.1"):
+        open_source("hmof", folder, {"csv": "co2.csv"})
+
+
+# CoRE MOF
+
+
+def test_core_mof_from_the_folder_of_the_package(tmp_path):
+    header = (
+        "filename,LCD,PLD,LFPD,cm3_g,ASA_m2_cm3,ASA_m2_g,NASA_m2_cm3,NASA_m2_g,AV_VF,AV_cm3_g,NAV_cm3_g,All_Metals"
+    )
+    (tmp_path / "2019-FSR.csv").write_text(
+        header + "\nX_freeONLY,10.8,3.7,10.2,0.88,1701,1924,0,0,0.64,0.73,8.1E-05,Cu\n"
+    )
+    content = cif(bulk("Cu", cubic=True))
+    with tarfile.open(tmp_path / "2019-FSR.tar.xz", "w:xz") as tar:
+        member = tarfile.TarInfo("X_freeONLY.cif")
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
+    kept, _ = read(open_source("core_mof", tmp_path, {"set": "FSR"}))
+    targets = kept["X_freeONLY"].targets
+    assert (targets["lcd"], targets["density"], targets["nav_cm3_g"]) == (10.8, 0.88, 8.1e-5)
+
+
+def test_core_mof_package_holds_a_row_for_each_of_its_12020_structures():
+    try:
+        importlib.metadata.version("core-mof")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("core-mof is not installed: pip install --no-deps core-mof")
+    records = open_source("core_mof", None, {}).records()
+    assert sum(content is not None and bool(row) for _, (content, row) in records) == 12_020
+
+
+def test_core_mof_unknown_set_is_refused():
+    with pytest.raises(InputError, match="allowed: ASR, FSR, 2014"):
+        open_source("core_mof", None, {"set": "ars"})
