@@ -1,18 +1,18 @@
-"""From a shard set in memory to batches of graphs; the order is a pure function of (seed, epoch).
+"""Batches of graphs, cut from flat arrays without a loop over graphs.
 
-Not for: which graphs belong to which part (splits.py).
+Not for: which graphs belong together in which order (sampling.py), or getting them there (loader.py).
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from hpc_kit.data.graphs import radius_graph
-from hpc_kit.data.manifest import read_manifest
-from hpc_kit.data.shards import Arrays, read_shard_set
+from hpc_kit.data.manifest import Manifest, read_manifest
+from hpc_kit.data.shards import Arrays, add_edges, read_shard_set
+from hpc_kit.spec.errors import InputError
+from hpc_kit.spec.job import Graph
 
 
 @dataclass
@@ -20,8 +20,9 @@ class GraphBatch:
     """Several graphs as one disconnected graph of N atoms, E edges, G graphs.
 
     z [N] int64; pos [N, 3] Angstrom; cell [G, 3, 3] Angstrom; src, dst [E] int64, sorted by dst; shift [E, 3]
-    cell vectors; atom_ptr, edge_ptr [G+1] int64; targets [G, T] in the data set's units. The vector of an edge
-    is pos[src] + shift @ cell - pos[dst].
+    int8 cell vectors, None where no graph of the data set is periodic; atom_ptr, edge_ptr [G+1] int64; targets
+    [G, T] float32 in the data set's units; forces [N, 3] eV/Angstrom or None. The vector of an edge is
+    pos[src] + shift @ cell - pos[dst].
     """
 
     z: torch.Tensor
@@ -29,10 +30,11 @@ class GraphBatch:
     cell: torch.Tensor
     src: torch.Tensor
     dst: torch.Tensor
-    shift: torch.Tensor
+    shift: torch.Tensor | None
     atom_ptr: torch.Tensor
     edge_ptr: torch.Tensor
     targets: torch.Tensor
+    forces: torch.Tensor | None = None
 
     @property
     def graphs(self) -> int:
@@ -42,85 +44,115 @@ class GraphBatch:
         """Return [N] int64: the graph each atom belongs to."""
         return torch.repeat_interleave(self.atom_ptr.diff(), output_size=len(self.z))
 
+    def graph_of_edge(self) -> torch.Tensor:
+        """Return [E] int64: the graph each edge belongs to."""
+        return torch.repeat_interleave(self.edge_ptr.diff(), output_size=len(self.src))
+
     def edge_vectors(self) -> torch.Tensor:
         """Return [E, 3] Angstrom, from dst to src."""
         vectors = self.pos.index_select(0, self.src) - self.pos.index_select(0, self.dst)
-        graph_of_edge = torch.repeat_interleave(self.edge_ptr.diff(), output_size=len(self.src))
+        if self.shift is None:
+            return vectors
         shift = self.shift.to(self.pos.dtype)
-        return vectors + torch.einsum("ek,ekx->ex", shift, self.cell.index_select(0, graph_of_edge))
+        return vectors + torch.einsum("ek,ekx->ex", shift, self.cell.index_select(0, self.graph_of_edge()))
 
     def to(self, device: torch.device | str) -> "GraphBatch":
         """Return the batch on `device`; copies from pinned memory do not block."""
-        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)}
-        return GraphBatch(**moved)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "GraphBatch":
+        """Return the batch in page-locked memory, from which a GPU copies without waiting."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, change) -> "GraphBatch":
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return GraphBatch(**{name: None if t is None else change(t) for name, t in tensors.items()})
 
 
 class GraphStore:
-    """A shard set in memory, as flat tensors with edges, from which batches are cut without a loop over graphs."""
+    """Graphs in memory as flat tensors, from which batches are cut.
 
-    def __init__(self, arrays: Arrays, target: str, cutoff: float):
+    The arrays may be mapped from a file that several processes share; they are not written to.
+    """
+
+    def __init__(self, arrays: Arrays, target: str):
+        if arrays.src is None:
+            raise ValueError("arrays without edges: add_edges comes first")
         self.ids = arrays.ids
         self.target = arrays.targets[target]
         self.atoms_per_graph = np.diff(arrays.atom_ptr)
-        self._z = torch.from_numpy(arrays.z.astype(np.int64))
-        self._pos = torch.from_numpy(arrays.pos)
-        self._cell = torch.from_numpy(arrays.cell)
-        self._atom_ptr = torch.from_numpy(arrays.atom_ptr)
+        self.edges_per_graph = np.diff(arrays.edge_ptr)
         self._targets = torch.from_numpy(self.target.astype(np.float32)).unsqueeze(1)
-        src, dst, shift, counts = _edges(arrays, cutoff)
-        self._src, self._dst, self._shift = map(torch.from_numpy, (src, dst, shift))
-        self._edge_ptr = torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]))
+        self._atom_ptr, self._edge_ptr = arrays.atom_ptr, arrays.edge_ptr
+        names = ("z", "pos", "cell", "src", "dst")
+        self._z, self._pos, self._cell, self._src, self._dst = (_tensor(getattr(arrays, name)) for name in names)
+        self._forces = None if arrays.forces is None else _tensor(arrays.forces)
+        # A fourth byte a row makes a shift one number to gather, five times faster than three.
+        self._shift = None
+        if arrays.pbc.any():
+            padded = np.zeros((len(arrays.shift), 4), np.int8)
+            padded[:, :3] = arrays.shift
+            self._shift = _tensor(padded.view(np.int32).ravel())
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def batch(self, index: torch.Tensor) -> GraphBatch:
-        """Return the graphs `index` ([G] int64) as one batch, in that order."""
-        atoms, atom_ptr = _ranges(self._atom_ptr, index)
-        edges, edge_ptr = _ranges(self._edge_ptr, index)
-        first_atom = torch.repeat_interleave(atom_ptr[:-1], edge_ptr.diff(), output_size=len(edges))
+    def batch(self, index: np.ndarray) -> GraphBatch:
+        """Return the graphs `index` ([G] int) as one batch, in that order."""
+        atoms, atom_ptr, _ = _ranges(self._atom_ptr, index)
+        edges, edge_ptr, edge_counts = _ranges(self._edge_ptr, index)
+        first_atom = torch.from_numpy(np.repeat(atom_ptr[:-1], edge_counts))
+        graphs, atoms, edges = (torch.from_numpy(numbers) for numbers in (np.asarray(index), atoms, edges))
+        shift = None
+        if self._shift is not None:
+            shift = self._shift.index_select(0, edges).view(torch.int8).view(-1, 4)[:, :3]
         return GraphBatch(
-            z=self._z[atoms],
-            pos=self._pos[atoms],
-            cell=self._cell[index],
-            src=self._src[edges] + first_atom,
-            dst=self._dst[edges] + first_atom,
-            shift=self._shift[edges],
-            atom_ptr=atom_ptr,
-            edge_ptr=edge_ptr,
-            targets=self._targets[index],
+            z=self._z.index_select(0, atoms).long(),
+            pos=self._pos.index_select(0, atoms),
+            cell=self._cell.index_select(0, graphs),
+            src=first_atom + self._src.index_select(0, edges),
+            dst=first_atom + self._dst.index_select(0, edges),
+            shift=shift,
+            atom_ptr=torch.from_numpy(atom_ptr),
+            edge_ptr=torch.from_numpy(edge_ptr),
+            targets=self._targets.index_select(0, graphs),
+            forces=None if self._forces is None else self._forces.index_select(0, atoms),
         )
 
-    def batches(self, index: np.ndarray, size: int) -> Iterator[GraphBatch]:
-        """Yield the graphs `index` in order, `size` at a time, the last batch with what remains."""
-        for part in torch.from_numpy(index).split(size):
-            yield self.batch(part)
+
+def open_store(folder: Path, target: str, graph: Graph) -> GraphStore:
+    """Read a whole shard set into memory. Raises InputError where it is damaged or was built with other edges."""
+    manifest = read_manifest(folder)
+    return GraphStore(read_with_edges(folder, manifest, graph), target)
 
 
-def open_store(folder: Path, target: str, cutoff: float) -> GraphStore:
-    """Read the shard set in `folder` into memory. Raises InputError where it is damaged or foreign."""
-    return GraphStore(read_shard_set(folder, read_manifest(folder)), target, cutoff)
+def read_with_edges(folder: Path, manifest: Manifest, graph: Graph, shards: list[int] | None = None) -> Arrays:
+    """Read shards and see that they have the edges that `graph` asks for: those stored, or built here.
+
+    Raises InputError where the set stores edges of other settings.
+    """
+    if manifest.graph is not None and manifest.graph != graph.model_dump():
+        raise InputError(
+            f"{folder}: its edges were built with {manifest.graph}, and data.graph asks for {graph.model_dump()};"
+            " set data.graph to the former or prepare the data anew"
+        )
+    arrays = read_shard_set(folder, manifest, shards)
+    if arrays.src is None:
+        add_edges(arrays, graph)
+    return arrays
 
 
-def epoch_order(index: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """Return `index` in the order of `epoch`: a pure function of the arguments."""
-    return index[np.random.Generator(np.random.PCG64([seed, epoch])).permutation(len(index))]
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    """Return a tensor on the same memory; mapped files are opened copy-on-write, so torch may call them writable."""
+    return torch.from_numpy(array)
 
 
-def _ranges(ptr: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Concatenate the ranges ptr[i]..ptr[i+1] for i in `index`; return the positions and the new offsets."""
-    counts = ptr[index + 1] - ptr[index]
-    new_ptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    total = int(new_ptr[-1])
-    start = torch.repeat_interleave(ptr[index] - new_ptr[:-1], counts, output_size=total)
-    return torch.arange(total) + start, new_ptr
-
-
-def _edges(arrays: Arrays, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Build the edges of every graph; src and dst count from the graph's first atom."""
-    parts = []
-    for start, end, cell, pbc in zip(arrays.atom_ptr[:-1], arrays.atom_ptr[1:], arrays.cell, arrays.pbc, strict=True):
-        parts.append(radius_graph(arrays.pos[start:end], cell, pbc, cutoff))
-    src, dst, shift = (np.concatenate(column) for column in zip(*parts, strict=True))
-    counts = np.array([len(part[0]) for part in parts])
-    return src, dst, shift.astype(np.int8), counts
+def _ranges(ptr: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Concatenate the ranges ptr[i]..ptr[i+1] for i in `index`; return positions, new offsets and counts."""
+    start = ptr[index]
+    counts = ptr[index + 1] - start
+    new_ptr = np.zeros(len(index) + 1, np.int64)
+    np.cumsum(counts, out=new_ptr[1:])
+    positions = np.repeat(start - new_ptr[:-1], counts)
+    positions += np.arange(len(positions))
+    return positions, new_ptr, counts

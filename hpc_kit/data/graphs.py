@@ -26,3 +26,7 @@ def radius_graph(
     )
     order = np.lexsort((shift[:, 2], shift[:, 1], shift[:, 0], src, dst))
     return src[order].astype(np.int64), dst[order].astype(np.int64), shift[order].astype(np.int64)
+
+
+def build_graph(pos, cell, pbc, settings):
+    return radius_graph(pos, cell, pbc, settings.cutoff)

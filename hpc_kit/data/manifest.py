@@ -40,7 +40,9 @@ class Manifest(_Record):
 
     `graph` holds the settings the stored edges were built with, or None where only atoms are stored and
     edges are built on reading. `atoms_per_graph` and `edges_per_graph` let a sampler size batches without
-    reading a shard. `sha256` is the identity of the whole set: the same content anywhere has the same.
+    reading a shard. `rejected` counts what rejects.jsonl lists. `splits` are published ones, name -> part -> ids.
+    `prepared` holds the settings that made the set, by which a restart knows its own. `sha256` is the identity
+    of the whole set: the same content anywhere has the same.
     """
 
     schema_version: int
@@ -52,6 +54,9 @@ class Manifest(_Record):
     shards: list[Shard]
     atoms_per_graph: list[int]
     edges_per_graph: list[int]
+    rejected: int = 0
+    splits: dict[str, dict[str, list[str]]] = {}
+    prepared: dict[str, Any]
     sha256: str
 
     @property

@@ -1,29 +1,49 @@
-"""Shards: HDF5 files of flat arrays and offsets, and the folder of them that makes a data set.
+"""Shards: HDF5 files of flat arrays and offsets.
 
 Layout of a shard (no variable-length types, no pickles; N atoms, G graphs, E edges):
-  atoms/z uint8[N]   atoms/pos float32[N,3]                     Angstrom
-  graphs/atom_ptr int64[G+1]   graphs/cell float32[G,3,3]   graphs/pbc bool[G,3]
-  edges/src|dst int32[E] (within the shard, sorted by dst)   edges/shift int8[E,3]   graphs/edge_ptr int64[G+1]
-  targets/<name> float64[G]   ids bytes[G]
-`edges/` and `graphs/edge_ptr` are absent where the set stores atoms only.
+
+    atoms/z uint8[N]         atoms/pos float32[N,3] Angstrom    atoms/forces float32[N,3] eV/Angstrom (optional)
+    graphs/atom_ptr int64[G+1]   graphs/cell float32[G,3,3]     graphs/pbc bool[G,3]   graphs/smiles bytes[G] (opt.)
+    edges/src|dst int32[E], counted from the graph's first atom, sorted by dst     edges/shift int8[E,3]
+    graphs/edge_ptr int64[G+1]   targets/<name> float64[G], missing = NaN          ids bytes[G]
+
+`edges/` and `graphs/edge_ptr` are absent where a set stores atoms only. Arrays are chunked and compressed: see
+docs/data.md for the measurement behind the choice.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 
-from hpc_kit.data.manifest import FILE_NAME, SCHEMA, Manifest, Shard, Target, content_sha256, read_manifest
-from hpc_kit.data.structures import Structure
-from hpc_kit.files import atomic_path, write_atomically
+from hpc_kit.data.graphs import build_graph
+from hpc_kit.data.manifest import FILE_NAME, SCHEMA, Manifest, Shard, Target
+from hpc_kit.data.structures import RejectedError, Structure
+from hpc_kit.files import atomic_path
 from hpc_kit.spec.errors import InputError
+from hpc_kit.spec.job import Graph
 
-_FILTERS = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
+_CHUNK = 65536  # elements along the first axis
+_FILTERS = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+_PLACES = {
+    "z": "atoms/z",
+    "pos": "atoms/pos",
+    "forces": "atoms/forces",
+    "atom_ptr": "graphs/atom_ptr",
+    "cell": "graphs/cell",
+    "pbc": "graphs/pbc",
+    "smiles": "graphs/smiles",
+    "edge_ptr": "graphs/edge_ptr",
+    "src": "edges/src",
+    "dst": "edges/dst",
+    "shift": "edges/shift",
+    "ids": "ids",
+}
+_REQUIRED = ("z", "pos", "atom_ptr", "cell", "pbc", "ids")
 
 
 @dataclass
@@ -37,85 +57,111 @@ class Arrays:
     pbc: np.ndarray
     targets: dict[str, np.ndarray]
     ids: np.ndarray
+    edge_ptr: np.ndarray | None = None
+    src: np.ndarray | None = None
+    dst: np.ndarray | None = None
+    shift: np.ndarray | None = None
+    forces: np.ndarray | None = None
+    smiles: np.ndarray | None = None
 
 
-def write_shard_set(
-    folder: Path,
-    structures: Iterable[Structure],
-    name: str,
-    source: dict[str, Any],
-    targets: dict[str, Target],
-) -> Manifest:
-    """Write `structures` as a shard set of one shard that stores atoms and no edges.
+def pack(structures: Sequence[Structure], targets: Sequence[str], graph: Graph | None = None) -> Arrays:
+    """Lay structures out as flat arrays, with edges where `graph` says how; a target a structure lacks is NaN.
 
-    The bytes depend on the arguments alone, so the same input gives the same sha256.
+    Edges are built from the positions and cells as stored (float32). Raises RejectedError naming the structure
+    whose graph cannot be built.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    arrays = pack(list(structures), list(targets))
-    path = folder / "shard-00000.h5"
-    with atomic_path(path) as temporary, h5py.File(temporary, "w", libver="latest") as file:
+    arrays = Arrays(
+        z=np.concatenate([s.z for s in structures]).astype(np.uint8),
+        pos=np.concatenate([s.pos for s in structures]).astype(np.float32),
+        atom_ptr=_offsets([len(s.z) for s in structures]),
+        cell=np.stack([s.cell for s in structures]).astype(np.float32),
+        pbc=np.stack([s.pbc for s in structures]).astype(bool),
+        targets={t: np.array([s.targets.get(t, np.nan) for s in structures], dtype=float) for t in targets},
+        ids=np.array([s.id.encode() for s in structures]),
+    )
+    if any(s.forces is not None for s in structures):
+        known = [np.full((len(s.z), 3), np.nan) if s.forces is None else s.forces for s in structures]
+        arrays.forces = np.concatenate(known).astype(np.float32)
+    if any(s.smiles for s in structures):
+        arrays.smiles = np.array([s.smiles.encode() for s in structures])
+    if graph is not None:
+        add_edges(arrays, graph)
+    return arrays
+
+
+def add_edges(arrays: Arrays, graph: Graph) -> None:
+    """Build the edges of every graph as `graph` says and put them into `arrays`."""
+    parts = []
+    for i, (start, end) in enumerate(zip(arrays.atom_ptr[:-1], arrays.atom_ptr[1:], strict=True)):
+        parts.append(build_graph(arrays.pos[start:end], arrays.cell[i], arrays.pbc[i], graph))
+    src, dst, shift = (np.concatenate(column) for column in zip(*parts, strict=True))
+    arrays.edge_ptr = _offsets([len(part[0]) for part in parts])
+    arrays.src, arrays.dst, arrays.shift = src.astype(np.int32), dst.astype(np.int32), shift.astype(np.int8)
+
+
+def concatenate(parts: Sequence[Arrays]) -> Arrays:
+    """Return several shards' arrays as one. Where some have forces or SMILES, the others get NaN or ""."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def join(name: str) -> np.ndarray | None:
+        values = [getattr(part, name) for part in parts]
+        if all(value is None for value in values):
+            return None
+        if name in ("forces", "smiles"):
+            values = [_nothing(name, part) if v is None else v for v, part in zip(values, parts, strict=True)]
+        if name.endswith("_ptr"):
+            return _offsets(np.concatenate([np.diff(value) for value in values]))
+        return np.concatenate(values)
+
+    names = [f.name for f in fields(Arrays) if f.name != "targets"]
+    targets = {t: np.concatenate([part.targets[t] for part in parts]) for t in parts[0].targets}
+    return Arrays(targets=targets, **{name: join(name) for name in names})
+
+
+def write_shard(path: Path, arrays: Arrays, targets: dict[str, Target], source: dict, graph: Graph | None) -> Shard:
+    """Write one shard, whole or not at all. The bytes depend on the arguments alone."""
+    with atomic_path(path) as temporary, h5py.File(temporary, "w", libver=("v110", "v110")) as file:
         file.attrs["schema_version"] = SCHEMA
         file.attrs["units"] = json.dumps({"pos": "Angstrom", **{k: t.unit for k, t in targets.items()}})
-        file.attrs["source"] = json.dumps(source)
-        for key, array in _datasets(arrays).items():
-            file.create_dataset(key, data=array, track_times=False, **_FILTERS)
-    sizes = np.diff(arrays.atom_ptr)
-    shard = Shard(
+        file.attrs["source"] = json.dumps(source, sort_keys=True)
+        file.attrs["graph"] = json.dumps(graph.model_dump() if graph else None, sort_keys=True)
+        datasets = {place: getattr(arrays, name) for name, place in _PLACES.items()}
+        datasets |= {f"targets/{name}": values for name, values in arrays.targets.items()}
+        for place, array in datasets.items():
+            if array is not None:
+                chunks = (max(1, min(_CHUNK, len(array))), *array.shape[1:])
+                file.create_dataset(place, data=array, chunks=chunks, track_times=False, **_FILTERS)
+    return Shard(
         file=path.name,
-        graphs=len(sizes),
+        graphs=len(arrays.ids),
         atoms=len(arrays.z),
-        edges=0,
+        edges=0 if arrays.src is None else len(arrays.src),
         bytes=path.stat().st_size,
         sha256=file_sha256(path),
     )
-    fields = Manifest(
-        schema_version=SCHEMA,
-        name=name,
-        source=source,
-        targets=targets,
-        graph=None,
-        elements=np.unique(arrays.z).tolist(),
-        shards=[shard],
-        atoms_per_graph=sizes.tolist(),
-        edges_per_graph=[],
-        sha256="",
-    ).model_dump()
-    fields["sha256"] = content_sha256(fields)
-    write_atomically(folder / FILE_NAME, json.dumps(fields).encode())
-    return read_manifest(folder)
 
 
-def pack(structures: Sequence[Structure], targets: Sequence[str]) -> Arrays:
-    """Lay structures out as flat arrays; a target a structure lacks becomes NaN."""
-    sizes = [len(s.z) for s in structures]
-    return Arrays(
-        z=np.concatenate([s.z for s in structures]).astype(np.uint8),
-        pos=np.concatenate([s.pos for s in structures]).astype(np.float32),
-        atom_ptr=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
-        cell=np.stack([s.cell for s in structures]).astype(np.float32),
-        pbc=np.stack([s.pbc for s in structures]).astype(bool),
-        targets={t: np.array([s.targets.get(t, np.nan) for s in structures]) for t in targets},
-        ids=np.array([s.id.encode() for s in structures]),
-    )
-
-
-def read_shard_set(folder: Path, manifest: Manifest) -> Arrays:
-    """Read all shards of a set into memory.
+def read_shard_set(folder: Path, manifest: Manifest, only: Sequence[int] | None = None) -> Arrays:
+    """Read the shards `only` (all of them if None) of a set into memory.
 
     Raises InputError where a shard is missing, truncated, not HDF5, or not what the manifest says.
     """
-    parts = [_read_shard(folder / shard.file, shard, manifest) for shard in manifest.shards]
-    starts = np.cumsum([0] + [len(part.z) for part in parts])
-    pointers = [p.atom_ptr[1:] + start for p, start in zip(parts, starts, strict=False)]
-    return Arrays(
-        z=np.concatenate([p.z for p in parts]),
-        pos=np.concatenate([p.pos for p in parts]),
-        atom_ptr=np.concatenate([[0], *pointers]),
-        cell=np.concatenate([p.cell for p in parts]),
-        pbc=np.concatenate([p.pbc for p in parts]),
-        targets={t: np.concatenate([p.targets[t] for p in parts]) for t in manifest.targets},
-        ids=np.concatenate([p.ids for p in parts]),
-    )
+    shards = manifest.shards if only is None else [manifest.shards[i] for i in only]
+    return concatenate([_read_shard(folder / shard.file, shard, manifest) for shard in shards])
+
+
+def read_targets(folder: Path, manifest: Manifest) -> dict[str, np.ndarray]:
+    """Read nothing but the targets of a whole set: name -> [G] float64."""
+    parts = [_read_shard(folder / s.file, s, manifest, places={}) for s in manifest.shards]
+    return {name: np.concatenate([part.targets[name] for part in parts]) for name in manifest.targets}
+
+
+def read_ids(folder: Path, manifest: Manifest) -> np.ndarray:
+    """Read nothing but the identifiers of a whole set: [G] bytes."""
+    parts = [_read_shard(folder / s.file, s, manifest, places={"ids": "ids"}) for s in manifest.shards]
+    return np.concatenate([part.ids for part in parts])
 
 
 def file_sha256(path: Path) -> str:
@@ -127,19 +173,46 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _datasets(arrays: Arrays) -> dict[str, np.ndarray]:
-    return {
-        "atoms/z": arrays.z,
-        "atoms/pos": arrays.pos,
-        "graphs/atom_ptr": arrays.atom_ptr,
-        "graphs/cell": arrays.cell,
-        "graphs/pbc": arrays.pbc,
-        **{f"targets/{name}": values for name, values in arrays.targets.items()},
-        "ids": arrays.ids,
-    }
+def check_structure(structure: Structure) -> None:
+    """Raise RejectedError with the reason why no graph can be made of `structure`."""
+    z, pos = np.asarray(structure.z), np.asarray(structure.pos)
+    if len(z) == 0:
+        raise RejectedError("no atoms")
+    if pos.shape != (len(z), 3):
+        raise RejectedError(f"{len(z)} atomic numbers and positions of shape {pos.shape}")
+    if not np.isfinite(pos).all() or not np.isfinite(structure.cell).all():
+        raise RejectedError("a position or cell vector is NaN or infinite")
+    if z.min() < 1 or z.max() > 118:
+        raise RejectedError(f"unknown element: atomic number {int(z.min() if z.min() < 1 else z.max())}")
+    if structure.pbc.any() and abs(np.linalg.det(structure.cell)) < 1e-3:
+        raise RejectedError("periodic, with a cell of no volume")
+    infinite = [name for name, value in structure.targets.items() if np.isinf(value)]
+    if infinite:
+        raise RejectedError(f"target {infinite[0]} is infinite")
+    if structure.forces is not None and not np.isfinite(structure.forces).all():
+        raise RejectedError("a force is NaN or infinite")
 
 
-def _read_shard(path: Path, shard: Shard, manifest: Manifest) -> Arrays:
+def check_edges(arrays: Arrays, overlap: float = 0.2) -> None:
+    """Raise RejectedError where the one graph in `arrays` has no edges or atoms closer than `overlap` Angstrom."""
+    if len(arrays.src) == 0:
+        raise RejectedError("no atom has a neighbour within the cutoff")
+    vectors = arrays.pos[arrays.src] + arrays.shift @ arrays.cell[0] - arrays.pos[arrays.dst]
+    nearest = float(np.sqrt((vectors**2).sum(1).min()))
+    if nearest < overlap:
+        raise RejectedError(f"two atoms {nearest:.3g} Angstrom apart")
+
+
+def _nothing(name: str, like: Arrays) -> np.ndarray:
+    """Return the array `name` of graphs of which it is not known."""
+    return np.full(like.pos.shape, np.nan, np.float32) if name == "forces" else np.full(len(like.ids), b"")
+
+
+def _offsets(sizes: Sequence[int] | np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+
+
+def _read_shard(path: Path, shard: Shard, manifest: Manifest, places: dict[str, str] = _PLACES) -> Arrays:
     if not path.is_file():
         raise InputError(f"{path}: missing, though {FILE_NAME} lists it")
     size = path.stat().st_size
@@ -150,20 +223,15 @@ def _read_shard(path: Path, shard: Shard, manifest: Manifest) -> Arrays:
             version = int(file.attrs.get("schema_version", -1))
             if version != SCHEMA:
                 raise InputError(f"{path}: schema version {version}; this hpc_kit reads version {SCHEMA}")
-            arrays = Arrays(
-                z=file["atoms/z"][:],
-                pos=file["atoms/pos"][:],
-                atom_ptr=file["graphs/atom_ptr"][:],
-                cell=file["graphs/cell"][:],
-                pbc=file["graphs/pbc"][:],
-                targets={name: file[f"targets/{name}"][:] for name in manifest.targets},
-                ids=file["ids"][:],
-            )
+            arrays = {name: file[place][:] if place in file else None for name, place in places.items()}
+            targets = {name: file[f"targets/{name}"][:] for name in manifest.targets}
     except (OSError, KeyError, ValueError) as error:
         raise InputError(f"{path}: not a readable shard: {error}") from None
-    if len(arrays.ids) != shard.graphs or len(arrays.z) != shard.atoms:
-        raise InputError(
-            f"{path}: {len(arrays.ids)} graphs and {len(arrays.z)} atoms where {FILE_NAME} says"
-            f" {shard.graphs} and {shard.atoms}"
-        )
-    return arrays
+    arrays = dict.fromkeys(_PLACES) | arrays
+    absent = [_PLACES[name] for name in _REQUIRED if name in places and arrays[name] is None]
+    if absent:
+        raise InputError(f"{path}: not a readable shard: it has no {absent[0]}")
+    for name, count, unit in (("ids", shard.graphs, "graphs"), ("z", shard.atoms, "atoms")):
+        if name in places and len(arrays[name]) != count:
+            raise InputError(f"{path}: {len(arrays[name])} {unit} where {FILE_NAME} says {count}")
+    return Arrays(targets=targets, **arrays)

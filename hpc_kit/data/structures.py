@@ -16,7 +16,7 @@ class Structure:
     id: unique name within its source. z: [n] uint8 atomic numbers. pos: [n, 3] Angstrom.
     cell: [3, 3] Angstrom, rows are lattice vectors, zeros where not periodic. pbc: [3] bool.
     targets: name -> value in the unit the data set states (missing = NaN).
-    forces: [n, 3] eV/Angstrom where the source has them.
+    forces: [n, 3] eV/Angstrom and smiles where the source has them.
     """
 
     id: str
@@ -26,3 +26,4 @@ class Structure:
     cell: np.ndarray = field(default_factory=lambda: np.zeros((3, 3)))
     pbc: np.ndarray = field(default_factory=lambda: np.zeros(3, dtype=bool))
     forces: np.ndarray | None = None
+    smiles: str = ""

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from hpc_kit.spec.job import Resources
-from hpc_kit.spec.site import Site
+from hpc_kit.spec.site import NODE_LOCAL, Site
 
 
 def task_command(folder: Path) -> list[str]:
@@ -15,8 +15,10 @@ def task_command(folder: Path) -> list[str]:
 
 def task_environment(site: Site, resources: Resources) -> dict[str, str]:
     """Return the variables a task is started with, beside those it inherits."""
-    threads = {"OMP_NUM_THREADS": str(resources.cpus_per_rank), "PYTHONUNBUFFERED": "1"}
-    return threads | site.environment
+    variables = {"OMP_NUM_THREADS": str(resources.cpus_per_rank), "PYTHONUNBUFFERED": "1"}
+    if site.node_local is not None:
+        variables[NODE_LOCAL] = site.node_local
+    return variables | site.environment
 
 
 def shell_line(argv: list[str], environment: dict[str, str]) -> str:

@@ -42,13 +42,15 @@ class Graph(Strict):
 
 
 class Data(Strict):
-    """Where structures come from and what is predicted."""
+    """Where structures come from and what is predicted. `window` streams that many shards at a time; null keeps the
+    whole set in memory."""
 
     source: Literal["sample", "shards"]
     path: str | None = None
     target: str
     split: Split = Split()
     graph: Graph = Graph()
+    window: Positive | None = None
 
     @model_validator(mode="after")
     def _path_where_needed(self) -> "Data":
@@ -74,11 +76,14 @@ Model = SchNet
 
 
 class Train(Strict):
-    """How the weights are fitted. `batch_size` counts graphs per optimiser micro-batch; an optimiser step
-    follows every `accumulate` of them. `clip` bounds the gradient's norm. `warmup` counts optimiser steps."""
+    """How the weights are fitted. A batch holds up to `batch_size` graphs, and no more than `batch_atoms` atoms and
+    `batch_edges` edges where those are set; an optimiser step follows every `accumulate` batches. `clip` bounds the
+    gradient's norm. `warmup` counts optimiser steps."""
 
     epochs: Positive = 100
     batch_size: Positive = 128
+    batch_atoms: Positive | None = None
+    batch_edges: Positive | None = None
     accumulate: Positive = 1
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     learning_rate: PositiveFloat = 1e-3

@@ -12,7 +12,8 @@ import h5py
 import numpy as np
 import torch
 
-from hpc_kit.data.batches import GraphStore, epoch_order
+from hpc_kit.data.loader import Dataset
+from hpc_kit.data.sampling import Limits, Window
 from hpc_kit.data.splits import Parts
 from hpc_kit.files import append_line, atomic_path, drop_torn_line, read_lines, write_json
 from hpc_kit.models import build_model
@@ -33,25 +34,24 @@ def train(task: Task, out: TaskDir) -> None:
     for seed in (random.seed, np.random.seed, torch.manual_seed):
         seed(task.seed)
 
-    store, parts = open_data(task, out)
+    data, parts = open_data(task, out)
     index = parts.indices
-    scale = fit_scale(store, index["train"], per_atom=task.model.readout == "sum")
+    scale = fit_scale(data, index["train"], per_atom=task.model.readout == "sum")
     model = build_model(task.model, task.data.graph.cutoff).to(device)
     optimizer = build_optimizer(model.parameters(), settings)
     prints = write_fingerprint(task, out, device)
 
     start, best = _resume(out, model, optimizer)
-    group = settings.batch_size * settings.accumulate
-    steps_per_epoch = math.ceil(len(index["train"]) / group)
+    limits = Limits(settings.batch_size, settings.batch_atoms, settings.batch_edges)
     for epoch in range(start, settings.epochs):
         began = time.perf_counter()
-        order = epoch_order(index["train"], task.seed, epoch)
-        rate = [learning_rate(settings, epoch * steps_per_epoch + k, steps_per_epoch * settings.epochs)
-                for k in range(steps_per_epoch)]  # fmt: skip
-        fit = _fit(model, optimizer, store, order, rate, scale, settings, device)
+        plan = data.plan(index["train"], limits, task.seed, epoch)
+        steps = math.ceil(sum(len(window.batches) for window in plan) / settings.accumulate)
+        rate = [learning_rate(settings, epoch * steps + k, settings.epochs * steps) for k in range(steps)]
+        fit = _fit(model, optimizer, data, plan, rate, scale, task, device)
         fitted = time.perf_counter()
-        predicted = _predict(model, store, index["val"], scale, settings, device)
-        val_mae = _mae(predicted, store.target[index["val"]])
+        predicted = _predict(model, data, index["val"], scale, settings, device)
+        val_mae = _mae(predicted, data.target[index["val"]])
         evaluated = time.perf_counter()
         if not math.isfinite(fit["train_loss"]) or not math.isfinite(val_mae):
             raise WorkError(
@@ -100,80 +100,77 @@ def train(task: Task, out: TaskDir) -> None:
             flush=True,
         )
 
-    _test(task, out, model, store, parts, scale, best, device)
+    _test(task, out, model, data, parts, scale, best, device)
 
 
 def _fit(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    store: GraphStore,
-    order: np.ndarray,
+    data: Dataset,
+    plan: list[Window],
     rate: list[float],
     scale: Scale,
-    settings: Any,
+    task: Task,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Pass once over `order`. Nothing in a step waits for the device; the loss is read at the end."""
+    """Pass once over the batches of `plan`. Nothing in a step waits for the device; the loss is read at the end."""
     model.train()
+    settings = task.train
     error: Callable = {"mse": torch.square, "mae": torch.abs}[settings.loss]
     total = torch.zeros((), device=device)
     waited, atoms, edges = 0.0, 0, 0
-    group = settings.batch_size * settings.accumulate
+    sizes = [len(members) for window in plan for members in window.batches]
+    ahead = 2 if task.resources.cpus_per_rank > 1 else 0  # one core gains nothing from a second thread
+    batches = data.batches(plan, pin=device.type == "cuda", ahead=ahead)
     for step, lr in enumerate(rate):
-        members = order[step * group : (step + 1) * group]
-        batches = store.batches(members, settings.batch_size)
-        while True:
+        micro = sizes[step * settings.accumulate : (step + 1) * settings.accumulate]
+        for _ in micro:
             asked = time.perf_counter()
-            batch = next(batches, None)
+            batch, _ = next(batches)
             waited += time.perf_counter() - asked
-            if batch is None:
-                break
             atoms, edges = atoms + len(batch.z), edges + len(batch.src)
             batch = batch.to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
                 out = model(batch)
             errors = error(out.float() - scale.standardize(batch))
             # Divided by the graphs of the whole step, so that accumulating equals one large batch.
-            loss = errors.sum() / len(members)
+            loss = errors.sum() / sum(micro)
             loss.backward()
-            total += loss.detach() * len(members)
+            total += loss.detach() * sum(micro)
         if settings.clip is not None:
             torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
         for parameters in optimizer.param_groups:
             parameters["lr"] = lr
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    train_loss = float(total) / len(order)
+    train_loss = float(total) / sum(sizes)
     return {
-        "train_loss": train_loss, "data_wait_s": waited, "graphs": len(order), "atoms": atoms, "edges": edges
+        "train_loss": train_loss, "data_wait_s": waited, "graphs": sum(sizes), "atoms": atoms, "edges": edges
     }  # fmt: skip
 
 
 @torch.no_grad()
 def _predict(
-    model: torch.nn.Module,
-    store: GraphStore,
-    index: np.ndarray,
-    scale: Scale,
-    settings: Any,
-    device: torch.device,
+    model: torch.nn.Module, data: Dataset, index: np.ndarray, scale: Scale, settings: Any, device: torch.device
 ) -> np.ndarray:
     """Return the predictions for `index` in the target's own unit, [len(index)] float64."""
     model.eval()
-    outputs = []
-    for batch in store.batches(index, 2 * settings.batch_size):
+    predicted = np.empty(len(index))
+    order = np.argsort(index)
+    for numbers, batch in data.in_order(index, 2 * settings.batch_size):
         batch = batch.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             out = model(batch)
-        outputs.append(scale.restore(out.float(), batch))
-    return torch.cat(outputs).squeeze(1).double().cpu().numpy()
+        place = order[np.searchsorted(index, numbers, sorter=order)]
+        predicted[place] = scale.restore(out.float(), batch).squeeze(1).double().cpu().numpy()
+    return predicted
 
 
 def _test(
     task: Task,
     out: TaskDir,
     model: torch.nn.Module,
-    store: GraphStore,
+    data: Dataset,
     parts: Parts,
     scale: Scale,
     best: dict[str, Any],
@@ -182,12 +179,12 @@ def _test(
     """Predict the test part with the best weights; write predictions.h5 and metrics.json."""
     model.load_state_dict(load_checkpoint(out.best)["model"])
     test = parts.indices["test"]
-    truth = store.target[test]
-    predicted = _predict(model, store, test, scale, task.train, device) if len(test) else np.empty(0)
+    truth = data.target[test]
+    predicted = _predict(model, data, test, scale, task.train, device) if len(test) else np.empty(0)
     with atomic_path(out.predictions) as temporary, h5py.File(temporary, "w") as file:
         file.attrs["unit"] = task.unit
         file.attrs["target"] = task.data.target
-        for name, values in {"ids": store.ids[test], "target": truth, "prediction": predicted}.items():
+        for name, values in {"ids": data.ids[test], "target": truth, "prediction": predicted}.items():
             file.create_dataset(name, data=values)
     write_json(
         out.metrics,
@@ -195,7 +192,7 @@ def _test(
             "target": task.data.target,
             "unit": task.unit,
             "test_mae": _mae(predicted, truth) if len(test) else None,
-            "baseline_mae": _mae(store.target[parts.indices["train"]].mean(), truth) if len(test) else None,
+            "baseline_mae": _mae(data.target[parts.indices["train"]].mean(), truth) if len(test) else None,
             "best_val_mae": best["val_mae"],
             "best_epoch": best["epoch"],
             "graphs": {part: len(index) for part, index in parts.indices.items()},

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from hpc_kit.data.batches import GraphBatch, GraphStore
+from hpc_kit.data.loader import Dataset
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,9 @@ class Scale:
         return self.mean * batch.atom_ptr.diff().unsqueeze(1) if self.per_atom else self.mean
 
 
-def fit_scale(store: GraphStore, train: np.ndarray, per_atom: bool) -> Scale:
+def fit_scale(data: Dataset | GraphStore, train: np.ndarray, per_atom: bool) -> Scale:
     """Take mean and standard deviation from the graphs `train` and from no others."""
-    known = store.target[train]
-    atoms = store.atoms_per_graph[train] if per_atom else np.ones(len(train))
+    known = data.target[train]
+    atoms = data.atoms_per_graph[train] if per_atom else np.ones(len(train))
     mean = float((known / atoms).mean())
     return Scale(mean, float((known - mean * atoms).std()) or 1.0, per_atom)

@@ -1,11 +1,12 @@
 """What a training needs before its first step: the data with its split, the device, the fingerprint."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from hpc_kit.data.batches import GraphStore, open_store
+from hpc_kit.data.loader import Dataset
 from hpc_kit.data.manifest import read_manifest
 from hpc_kit.data.splits import Parts, random_split
 from hpc_kit.files import write_json
@@ -13,9 +14,10 @@ from hpc_kit.plan import Task
 from hpc_kit.runs import fingerprint
 from hpc_kit.runs.layout import TaskDir
 from hpc_kit.spec.errors import InputError
+from hpc_kit.spec.site import NODE_LOCAL
 
 
-def open_data(task: Task, out: TaskDir) -> tuple[GraphStore, Parts]:
+def open_data(task: Task, out: TaskDir) -> tuple[Dataset, Parts]:
     """Open the data set, check that it is the one the task was planned with, and draw and write its split."""
     folder = Path(task.dataset)
     found = read_manifest(folder).sha256
@@ -24,7 +26,9 @@ def open_data(task: Task, out: TaskDir) -> tuple[GraphStore, Parts]:
             f"{folder}: is not the data set this task was planned with (sha256 {found[:12]}, planned"
             f" {task.dataset_sha256[:12]}); submit the job anew"
         )
-    store = open_store(folder, task.data.target, task.data.graph.cutoff)
+    stage = os.environ.get(NODE_LOCAL)
+    local = Path(os.path.expandvars(stage)) if stage else None
+    store = Dataset(folder, task.data.target, task.data.graph, local, task.data.window)
     usable = np.flatnonzero(np.isfinite(store.target))
     parts = random_split(store.ids, usable, task.data.split, task.dataset_sha256)
     empty = [part for part in ("train", "val") if not len(parts.indices[part])]
@@ -61,7 +65,7 @@ def write_fingerprint(task: Task, out: TaskDir, device: torch.device) -> str:
         "train": task.train.model_dump(exclude={"epochs"}),
         "world_size": 1,
         "device": device.type,
-        "loader": "in memory, in the training process",
+        "loader": f"{task.data.window} shards at a time" if task.data.window else "in memory",
         "clock": "time.perf_counter; the device is waited for once, at the end of the epoch",
         "warm_up_epochs": 0,
     }

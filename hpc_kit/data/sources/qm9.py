@@ -79,7 +79,7 @@ class QM9:
 
     def convert(self, id: str, raw: Any) -> Structure:
         try:
-            symbols, pos, values = self.parse(raw)
+            symbols, pos, values, smiles = self.parse(raw)
             pos = np.array(pos, dtype=float).reshape(-1, 3)
         except (ValueError, IndexError, KeyError) as error:
             raise RejectedError(f"record cannot be read: {error}") from None
@@ -88,7 +88,7 @@ class QM9:
         z = atomic_numbers(symbols)
         if not np.isin(z, ELEMENTS).all():
             raise RejectedError("an element other than H, C, N, O, F: not a molecule of QM9")
-        return Structure(id=id, z=z, pos=pos, targets=_targets(z, values))
+        return Structure(id=id, z=z, pos=pos, targets=_targets(z, values), smiles=smiles)
 
 
 def _targets(z: np.ndarray, values: list[float]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """The forms in which QM9 is passed on, one reader and one parser each, and its list of uncharacterised molecules.
 
 A reader yields (N, raw) with QM9's own number N of a molecule. A parser turns raw into (element symbols,
-positions in Angstrom, the 15 properties in the order and units of QM9's .xyz files).
+positions in Angstrom, the 15 properties in the order and units of QM9's .xyz files, SMILES or "").
 """
 
 import csv
@@ -23,7 +23,7 @@ SDF_COLUMNS = ["A", "B", "C", *"mu alpha homo lumo gap r2 zpve u0 u298 h298 g298
 PYG_ORDER = [16, 17, 18, *range(12)]
 PYG_ENERGIES = range(5, 14)  # homo to g298 among the 15, but r2
 PYG_HARTREE = 27.211386246
-Parsed = tuple[list[str], Any, list[float]]
+Parsed = tuple[list[str], Any, list[float], str]
 
 
 def form_of(place: Path) -> tuple[Callable, Callable]:
@@ -66,14 +66,18 @@ def read_qm9pack(folder: Path) -> Iterator[tuple[int, dict[str, str]]]:
     for part in (1, 2, 3):
         with (folder / f"qm9_part{part}.csv").open(newline="") as file:
             for row in csv.DictReader(file):
-                yield int(row["Index"]), {key: row[key] for key in ("Elements", "XYZ_Ang", *QM9PACK_COLUMNS)}
+                yield (
+                    int(row["Index"]),
+                    {key: row[key] for key in ("Elements", "XYZ_Ang", "SMILES", *QM9PACK_COLUMNS)},
+                )
 
 
 def parse_qm9pack(row: dict[str, str]) -> Parsed:
     # The CSV writes numbers as `1.` and strings in single quotes: neither is JSON, both are plain to split.
     numbers = row["XYZ_Ang"].replace("[", "").replace("]", "").split(",")
     symbols = [symbol.strip() for symbol in row["Elements"].strip("[]").replace("'", "").split(",")]
-    return symbols, [float(number) for number in numbers], [float(row[column]) for column in QM9PACK_COLUMNS]
+    values = [float(row[column]) for column in QM9PACK_COLUMNS]
+    return symbols, [float(number) for number in numbers], values, row["SMILES"]
 
 
 def read_xyz(place: Path) -> Iterator[tuple[int, str]]:
@@ -88,11 +92,15 @@ def read_xyz(place: Path) -> Iterator[tuple[int, str]]:
 
 def parse_xyz(text: str) -> Parsed:
     lines = text.replace("*^", "e").splitlines()  # QM9 writes 2.1e-06 as 2.1*^-6
-    atoms = [line.split() for line in lines[2 : 2 + int(lines[0])]]
+    count = int(lines[0])
+    atoms = [line.split() for line in lines[2 : 2 + count]]
+    # The atoms are followed by the frequencies, then by the SMILES from GDB-17 and from the relaxed geometry.
+    smiles = lines[count + 3].split() if len(lines) > count + 3 else []
     return (
         [atom[0] for atom in atoms],
         [[float(word) for word in atom[1:4]] for atom in atoms],
         [float(word) for word in lines[1].split()[2:]],
+        smiles[0] if smiles else "",
     )
 
 
@@ -132,6 +140,7 @@ def parse_sdf(raw: tuple[str, dict[str, str]]) -> Parsed:
         [line[31:34].strip() for line in atoms],
         [[float(line[i : i + 10]) for i in (0, 10, 20)] for line in atoms],
         [float(raw[1][column]) for column in SDF_COLUMNS],
+        "",
     )
 
 
@@ -159,4 +168,4 @@ def parse_pyg(raw: tuple[list[int], list, list[float]]) -> Parsed:
     for i in PYG_ENERGIES:
         if i != SDF_COLUMNS.index("r2"):
             values[i] /= PYG_HARTREE
-    return [symbols[z] for z in raw[0]], raw[1], values
+    return [symbols[z] for z in raw[0]], raw[1], values, ""

@@ -1,0 +1,165 @@
+"""Gets the batches of an epoch to the training loop: from memory, from a staged copy that the ranks of a node
+share, or from shards read a window at a time.
+
+Not for: the order of batches (sampling.py).
+"""
+
+import queue
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from hpc_kit.data.batches import GraphBatch, GraphStore, read_with_edges
+from hpc_kit.data.manifest import Manifest, read_manifest
+from hpc_kit.data.sampling import Limits, Window, plan_in_memory, plan_stream, share
+from hpc_kit.data.shards import read_ids, read_targets
+from hpc_kit.data.staging import open_staged
+from hpc_kit.runs import machine
+from hpc_kit.spec.errors import InputError
+from hpc_kit.spec.job import Graph
+
+Sized = tuple[GraphBatch, int]
+
+
+class Dataset:
+    """A shard set that is open for training.
+
+    ids [G] bytes, target [G] in its unit, atoms_per_graph and edges_per_graph [G]; `batches` and `in_order` yield
+    batches. window None keeps the whole set in memory (or mapped from `stage`, a folder on the node that all its
+    ranks share); a number streams that many shards at a time.
+    """
+
+    def __init__(self, folder: Path, target: str, graph: Graph, stage: Path | None = None, window: int | None = None):
+        self._folder, self._graph, self._target, self._window = folder, graph, target, window
+        self._manifest = manifest = read_manifest(folder)
+        self._starts = np.cumsum([0] + [shard.graphs for shard in manifest.shards])
+        self._store = None
+        if window is None:
+            arrays = (
+                open_staged(folder, manifest, graph, stage) if stage else read_with_edges(folder, manifest, graph)
+            )
+            self._store = store = GraphStore(arrays, target)
+            self.ids, self.target = store.ids, store.target
+            self.atoms_per_graph, self.edges_per_graph = store.atoms_per_graph, store.edges_per_graph
+        elif manifest.graph is None:
+            raise InputError(f"{folder}: stores no edges, and streaming needs them: prepare it with a cutoff")
+        else:
+            self.ids, self.target = read_ids(folder, manifest), read_targets(folder, manifest)[target]
+            self.atoms_per_graph = np.array(manifest.atoms_per_graph)
+            self.edges_per_graph = np.array(manifest.edges_per_graph)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def plan(self, index: np.ndarray, limits: Limits, seed: int, epoch: int) -> list[Window]:
+        """Return the batches of an epoch over the graphs `index`; see sampling.py."""
+        common = (index, limits, self.atoms_per_graph, self.edges_per_graph, seed, epoch)
+        if self._window is None:
+            return plan_in_memory(*common)
+        return plan_stream(*common, self._starts, self._window)
+
+    def batches(
+        self, plan: list[Window], start: int = 0, rank: int = 0, ranks: int = 1, pin: bool = False, ahead: int = 2
+    ) -> Iterator[Sized]:
+        """Yield (batch, how many of its graphs count) from batch number `start` of the plan on: this rank's share.
+
+        `ahead` batches are assembled in a thread while the caller works; 0 assembles on demand.
+        """
+        return (
+            _ahead(self._assemble(plan, start, rank, ranks, pin), ahead)
+            if ahead
+            else self._assemble(plan, start, rank, ranks, pin)
+        )
+
+    def in_order(self, index: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, GraphBatch]]:
+        """Yield every graph of `index` once, as (its graph numbers, batch): for evaluation and prediction."""
+        if self._store is not None:
+            for part in np.array_split(index, range(size, len(index), size)) if len(index) else []:
+                yield part, self._store.batch(part)
+            return
+        shard_of = np.searchsorted(self._starts, index, side="right") - 1
+        for shard in np.unique(shard_of):
+            store, lookup = self._load([int(shard)])
+            members = index[shard_of == shard]
+            for part in np.array_split(members, range(size, len(members), size)):
+                yield part, store.batch(lookup(part))
+
+    def _assemble(self, plan: list[Window], start: int, rank: int, ranks: int, pin: bool) -> Iterator[Sized]:
+        first = 0
+        for window in plan:
+            todo = window.batches[max(0, start - first) :]
+            first += len(window.batches)
+            if not todo:
+                continue
+            store, lookup = (self._store, None) if window.shards is None else self._load(window.shards)
+            for members in todo:
+                mine, counted = share(members, rank, ranks)
+                batch = store.batch(mine if lookup is None else lookup(mine))
+                yield (batch.pin_memory() if pin else batch), counted
+
+    def _load(self, shards: list[int]):
+        """Read some shards; return their store and the way from a graph's number in the set to that in the store."""
+        store = GraphStore(read_with_edges(self._folder, self._manifest, self._graph, shards), self._target)
+        starts = self._starts[shards]
+        offsets = np.cumsum([0] + [self._manifest.shards[s].graphs for s in shards])
+
+        def lookup(index: np.ndarray) -> np.ndarray:
+            place = np.searchsorted(starts, index, side="right") - 1
+            return index - starts[place] + offsets[place]
+
+        return store, lookup
+
+
+def _check_memory(folder: Path, manifest: Manifest) -> None:
+    """Raise InputError where a set does not fit into half of the memory this process may use."""
+    memory = machine.memory()
+    limits = [memory["cgroup_limit_mb"], memory["total_gb"] and memory["total_gb"] * 1024]
+    usable = min((limit for limit in limits if limit), default=None)
+    needed = sum(25 * s.atoms + 11 * s.edges + 200 * s.graphs for s in manifest.shards) / 2**20
+    if usable is not None and needed > usable / 2:
+        largest = max(25 * s.atoms + 11 * s.edges for s in manifest.shards) / 2**20
+        raise InputError(
+            f"{folder}: needs {needed:.0f} MB in memory and half of the {usable} MB here may be used; data.window:"
+            f" {max(1, int(usable / 8 / largest))} streams that many shards at a time"
+        )
+
+
+def _ahead(items: Iterator, depth: int) -> Iterator:
+    """Run `items` in a thread, up to `depth` ahead; its exceptions are raised here."""
+    ready: queue.Queue = queue.Queue(depth)
+    stop = threading.Event()
+    end = object()
+
+    def put(item) -> bool:
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not put((item, None)):
+                    return
+            put((end, None))
+        except BaseException as error:
+            put((end, error))
+
+    thread = threading.Thread(target=work, name="batches", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = ready.get()
+            if error is not None:
+                raise error
+            if item is end:
+                return
+            yield item
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,272 @@
+"""From a source to a shard set, in parallel, restartable, with the same bytes whatever the number of processes.
+
+Shard k holds the records k*size .. (k+1)*size-1 of the source. Of several ranks, rank r writes the shards with
+k % ranks == r and rank 0 writes manifest.json when all are there. A shard is finished when its sidecar in
+`.progress/` is; a restart keeps finished shards whose bytes still match. What cannot be used goes by id and reason
+into rejects.jsonl.
+"""
+
+import itertools
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from hpc_kit.data.manifest import FILE_NAME, SCHEMA, Manifest, Shard, content_sha256, read_manifest
+from hpc_kit.data.shards import check_edges, check_structure, concatenate, file_sha256, pack, write_shard
+from hpc_kit.data.sources import Source
+from hpc_kit.data.structures import RejectedError
+from hpc_kit.files import write_atomically, write_json
+from hpc_kit.spec.errors import InputError, WorkError
+from hpc_kit.spec.job import Graph
+
+REJECTS = "rejects.jsonl"
+PROGRESS = ".progress"
+POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the bytes of a shard set, beside the source: `graph` None stores atoms only."""
+
+    graph: Graph | None
+    shard_size: int = 2048
+    limit: int | None = None
+
+
+def prepare(
+    source: Source,
+    out: Path,
+    settings: Settings,
+    workers: int = 1,
+    rank: int = 0,
+    ranks: int = 1,
+    show: Callable[[int, int], None] = lambda done, rejected: None,
+) -> Manifest:
+    """Write `source` as a shard set into the folder `out` with `workers` processes on this rank (0: this one).
+
+    `show` is called with the records done and rejected so far by this rank. Returns the manifest once all ranks
+    have finished. Raises InputError where `out` holds another set or the source is empty, WorkError where a
+    worker or another rank died.
+    """
+    content = _content(source, settings)
+    if (out / FILE_NAME).exists():
+        return _finished(out, content)
+    progress = out / PROGRESS
+    _claim(out, progress, content)
+    failure = progress / f"rank-{rank}.failed"
+    failure.unlink(missing_ok=True)
+    began = progress / f"rank-{rank}.began"
+    began.touch()
+    try:
+        shards = _write_shards(source, out, settings, workers, rank, ranks, show)
+        if shards == 0:
+            raise InputError(f"source {source.name!r} yields no records")
+        if rank == 0:
+            _wait_for(progress, shards, began)
+            return _write_manifest(source, out, settings, content, shards)
+    except BaseException as error:
+        failure.write_text(str(error))
+        raise
+    while not (out / FILE_NAME).exists():
+        _raise_if_failed(progress, began)
+        time.sleep(POLL_S)
+    return read_manifest(out)
+
+
+def _write_shards(source, out, settings, workers, rank, ranks, show) -> int:
+    """Write this rank's shards; return how many the set has in all."""
+    done = rejected = number = 0
+    pending: set[Future] = set()
+    with _pool(workers) as pool:
+        for number, records in _chunks(_unique(source.records(), settings.limit), settings.shard_size):
+            if (number - 1) % ranks != rank:
+                continue
+            kept = _finished_shard(out, number - 1)
+            if kept is not None:
+                done, rejected = done + len(records), rejected + len(kept["rejects"])
+                show(done, rejected)
+                continue
+            pending.add(pool.submit(_write_one, source, out, settings, number - 1, records))
+            while len(pending) > workers:  # one shard waits; more would only hold memory
+                ended, pending = wait(pending, return_when=FIRST_COMPLETED)
+                for counts in map(_result, ended):
+                    done, rejected = done + counts[0], rejected + counts[1]
+                    show(done, rejected)
+        for future in pending:
+            counts = _result(future)
+            done, rejected = done + counts[0], rejected + counts[1]
+            show(done, rejected)
+    return number
+
+
+def _pool(workers: int) -> Executor:
+    """Return `workers` processes, spawned so that no library's threads or handles are inherited half-way."""
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if workers else ThreadPoolExecutor(1)
+
+
+def _write_one(source: Source, out: Path, settings: Settings, number: int, records: list) -> tuple[int, int]:
+    """Convert the records of one shard and write it and its sidecar; return (records, rejects). In a worker."""
+    parts, rejects = [], []
+    for id, raw, fault in records:
+        try:
+            if fault:
+                raise RejectedError(fault)
+            structure = source.convert(id, raw)
+            check_structure(structure)
+            part = pack([structure], list(source.targets), settings.graph)
+            if settings.graph is not None:
+                check_edges(part)
+            parts.append(part)
+        except RejectedError as error:
+            rejects.append([id, str(error)])
+        except Exception as error:  # one bad structure never ends a preparation
+            rejects.append([id, f"{type(error).__name__}: {error}"])
+    sidecar: dict[str, Any] = {"shard": None, "rejects": rejects}
+    if parts:
+        arrays = concatenate(parts)
+        path = out / f"shard-{number:05d}.h5"
+        shard = write_shard(path, arrays, source.targets, source.origin, settings.graph)
+        sidecar |= {
+            "shard": shard.model_dump(),
+            "atoms": (arrays.atom_ptr[1:] - arrays.atom_ptr[:-1]).tolist(),
+            "edges": [] if arrays.edge_ptr is None else (arrays.edge_ptr[1:] - arrays.edge_ptr[:-1]).tolist(),
+            "elements": sorted({int(z) for z in arrays.z}),
+        }
+    write_json(_sidecar(out, number), sidecar)
+    return len(records), len(rejects)
+
+
+def _unique(records: Iterator[tuple[str, Any]], limit: int | None) -> Iterator[tuple[str, Any, str]]:
+    """Yield (id, raw, fault) of up to `limit` records; the fault of an id seen before says so."""
+    seen: set[str] = set()
+    for id, raw in itertools.islice(records, limit):
+        if id in seen:
+            yield id, None, "identifier used twice: the first one is kept"
+        else:
+            seen.add(id)
+            yield id, raw, ""
+
+
+def _chunks(records: Iterator, size: int) -> Iterator[tuple[int, list]]:
+    for number in itertools.count(1):
+        chunk = list(itertools.islice(records, size))
+        if not chunk:
+            return
+        yield number, chunk
+
+
+def _result(future: Future) -> tuple[int, int]:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise WorkError(
+            "a worker process was killed, most likely for lack of memory; finished shards are kept: run the same"
+            " command again with fewer --workers or a smaller --shard-size"
+        ) from None
+    except OSError as error:
+        raise WorkError(f"a shard was not written: {error}; finished shards are kept") from None
+
+
+def _content(source: Source, settings: Settings) -> dict[str, Any]:
+    """Return what must agree for two preparations to give the same set, as plain JSON."""
+    fields = {
+        "schema_version": SCHEMA,
+        "name": source.name,
+        "source": source.origin,
+        "targets": {name: target.model_dump() for name, target in source.targets.items()},
+        "graph": settings.graph.model_dump() if settings.graph else None,
+        "shard_size": settings.shard_size,
+        "limit": settings.limit,
+    }
+    return json.loads(json.dumps(fields))
+
+
+def _claim(out: Path, progress: Path, content: dict[str, Any]) -> None:
+    """Make `out` this preparation's folder. Raises InputError where it is another's."""
+    settings = progress / "settings.json"
+    if settings.exists():
+        if json.loads(settings.read_text()) != content:
+            raise InputError(f"{out}: holds an unfinished preparation with other settings; choose another --out")
+        return
+    if out.exists() and any(path.name != PROGRESS for path in out.iterdir()):
+        raise InputError(f"{out}: is not empty; choose another --out")
+    try:
+        progress.mkdir(parents=True, exist_ok=True)
+        write_json(settings, content)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written: {error.strerror}") from None
+
+
+def _finished(out: Path, content: dict[str, Any]) -> Manifest:
+    manifest = read_manifest(out)
+    if manifest.prepared != content:
+        raise InputError(f"{out}: holds a shard set made with other settings; choose another --out")
+    return manifest
+
+
+def _sidecar(out: Path, number: int) -> Path:
+    return out / PROGRESS / f"shard-{number:05d}.json"
+
+
+def _finished_shard(out: Path, number: int) -> dict[str, Any] | None:
+    """Return the sidecar of a shard that an earlier attempt finished and that is still intact."""
+    try:
+        sidecar = json.loads(_sidecar(out, number).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    if sidecar["shard"] is None:
+        return sidecar
+    shard = Shard(**sidecar["shard"])
+    path = out / shard.file
+    intact = path.is_file() and path.stat().st_size == shard.bytes and file_sha256(path) == shard.sha256
+    return sidecar if intact else None
+
+
+def _wait_for(progress: Path, shards: int, began: Path) -> None:
+    while len(list(progress.glob("shard-*.json"))) < shards:
+        _raise_if_failed(progress, began)
+        time.sleep(POLL_S)
+
+
+def _raise_if_failed(progress: Path, began: Path) -> None:
+    """Raise WorkError if another rank has failed since this one began."""
+    for path in progress.glob("rank-*.failed"):
+        if path.stat().st_mtime_ns >= began.stat().st_mtime_ns:
+            raise WorkError(f"{path.stem} failed: {path.read_text()}")
+
+
+def _write_manifest(source: Source, out: Path, settings: Settings, content: dict, shards: int) -> Manifest:
+    """Gather the sidecars into rejects.jsonl and manifest.json, the latter written last."""
+    sidecars = [json.loads(_sidecar(out, number).read_text()) for number in range(shards)]
+    rejects = [{"id": id, "reason": reason} for sidecar in sidecars for id, reason in sidecar["rejects"]]
+    lines = "".join(json.dumps(reject) + "\n" for reject in rejects)
+    write_atomically(out / REJECTS, lines.encode())
+    full = [sidecar for sidecar in sidecars if sidecar["shard"] is not None]
+    if not full:
+        raise InputError(f"all {len(rejects)} records were rejected; {out / REJECTS} says why, by id")
+    fields = Manifest(
+        schema_version=SCHEMA,
+        name=source.name,
+        source=source.origin,
+        targets=source.targets,
+        graph=settings.graph.model_dump() if settings.graph else None,
+        elements=sorted({z for sidecar in full for z in sidecar["elements"]}),
+        shards=[sidecar["shard"] for sidecar in full],
+        atoms_per_graph=[n for sidecar in full for n in sidecar["atoms"]],
+        edges_per_graph=[n for sidecar in full for n in sidecar["edges"]],
+        rejected=len(rejects),
+        splits=source.splits,
+        prepared=content,
+        sha256="",
+    ).model_dump()
+    fields["sha256"] = content_sha256(fields)
+    write_atomically(out / FILE_NAME, json.dumps(fields).encode())
+    shutil.rmtree(out / PROGRESS)
+    return read_manifest(out)
