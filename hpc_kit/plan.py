@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from hpc_kit.data.manifest import Manifest, read_manifest
 from hpc_kit.spec.errors import InputError, allowed
-from hpc_kit.spec.job import Data, Job, JobFile, Model, Resources, Train
+from hpc_kit.spec.job import Data, Job, JobFile, Model, Prepare, Resources, Train
 from hpc_kit.spec.shipped import shipped_folder
 
 SCHEMA = 1
@@ -23,7 +23,8 @@ class Task(BaseModel):
     """One fully resolved piece of a job; task.yaml holds exactly this.
 
     `id` ends in a hash of what is computed: kind, data, model, train and seed, with the data set named by its
-    sha256. Resources and the job's name are not part of the hash: they say where, not what.
+    sha256. Resources and the job's name are not part of the hash: they say where, not what. A task of kind
+    "prepare" has `prepare` and none of the fields from `dataset` to `train`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,12 +34,13 @@ class Task(BaseModel):
     label: str
     kind: str
     seed: int
-    dataset: str
-    dataset_sha256: str
-    unit: str
-    data: Data
-    model: Model
-    train: Train
+    prepare: Prepare | None = None
+    dataset: str | None = None
+    dataset_sha256: str | None = None
+    unit: str = ""
+    data: Data | None = None
+    model: Model | None = None
+    train: Train | None = None
     resources: Resources
 
 
@@ -55,6 +57,8 @@ class Plan(BaseModel):
 def make_plan(file: JobFile) -> Plan:
     """Expand the grid and the seeds of a job. Raises InputError naming the key that gives an invalid task."""
     job = file.job
+    if job.kind == "prepare":
+        return Plan(schema_version=SCHEMA, name=job.name, tasks=[_prepare_task(job)])
     tasks: dict[str, Task] = {}
     for cell in _cells(job.grid):
         varied, document = job, file.document
@@ -90,6 +94,27 @@ def _cells(grid: dict[str, list[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
+def _prepare_task(job: Job) -> Task:
+    folders = {
+        key: str(Path(value).expanduser().resolve()) if value else None
+        for key, value in (("path", job.prepare.path), ("out", job.prepare.out))
+    }
+    prepare = job.prepare.model_copy(update=folders)
+    return Task(
+        schema_version=SCHEMA,
+        id=f"{job.name}-{_digest({'kind': job.kind, 'prepare': prepare.model_dump()})}",
+        label=f"prepare {prepare.source}",
+        kind=job.kind,
+        seed=0,
+        prepare=prepare,
+        resources=job.resources,
+    )
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
 def _task(job: Job, cell: dict[str, Any], seed: int, folder: Path, manifest: Manifest) -> Task:
     content = {
         "kind": job.kind,
@@ -99,11 +124,10 @@ def _task(job: Job, cell: dict[str, Any], seed: int, folder: Path, manifest: Man
         "model": job.model.model_dump(),
         "train": job.train.model_dump(),
     }
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
     label = " ".join([*(f"{key}={value}" for key, value in cell.items()), f"seed={seed}"])
     return Task(
         schema_version=SCHEMA,
-        id=f"{job.name}-seed{seed}-{digest}",
+        id=f"{job.name}-seed{seed}-{_digest(content)}",
         label=label,
         kind=job.kind,
         seed=seed,

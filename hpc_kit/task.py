@@ -24,9 +24,14 @@ def run_task(folder: Path) -> None:
         raise InputError(f"{folder}: another process ({lock.holder().get('pid')}) works on this task")
     try:
         print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {task.id} ({task.label}) pid {os.getpid()}", flush=True)
-        from hpc_kit.train.loop import train  # torch is loaded here, after the cheap checks
+        if task.kind == "prepare":
+            from hpc_kit.data.command import prepare_task
 
-        train(task, directory)
+            prepare_task(task, directory)
+        else:
+            from hpc_kit.train.loop import train  # torch is loaded here, after the cheap checks
+
+            train(task, directory)
         finished = {"schema_version": task.schema_version, "id": task.id, "finished_at": time.time()}
         write_json(directory.done, finished)
     finally:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from hpc_kit.data.manifest import Target
+from hpc_kit.data.structures import Structure
 from hpc_kit.plan import make_plan
 from hpc_kit.runs.layout import RunDir, TaskDir, create_run
 from hpc_kit.spec.job import load_job
@@ -60,6 +62,24 @@ def small_run(path: Path, *overrides: str) -> RunDir:
     """Make a run directory of the quickstart job at a small size, without starting anything."""
     file = load_job("quickstart", [*SMALL, *overrides])
     return create_run(path, make_plan(file), file.job, load_site("local"))
+
+
+class ListSource:
+    """Structures at hand, as a source."""
+
+    name = "list"
+    origin: dict = {"dataset": "made for a test"}
+    splits: dict = {}
+
+    def __init__(self, structures: list[Structure], **targets: str):
+        self.structures = structures
+        self.targets = {name: Target(unit=unit, description=name) for name, unit in targets.items()}
+
+    def records(self):
+        return ((structure.id, structure) for structure in self.structures)
+
+    def convert(self, id, raw):
+        return raw
 
 
 @pytest.fixture

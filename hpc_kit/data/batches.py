@@ -64,6 +64,74 @@ class GraphBatch:
         """Return the batch in page-locked memory, from which a GPU copies without waiting."""
         return self._each(lambda tensor: tensor.pin_memory())
 
+    def to_pyg(self):
+        """Return a torch_geometric Data: z, pos, edge_index ([src, dst]), cell, shift, y, batch, ptr and forces."""
+        from torch_geometric.data import Data
+
+        optional = {name: value for name in ("shift", "forces") if (value := getattr(self, name)) is not None}
+        return Data(
+            z=self.z,
+            pos=self.pos,
+            edge_index=torch.stack([self.src, self.dst]),
+            cell=self.cell,
+            y=self.targets,
+            batch=self.graph_of_atom(),
+            ptr=self.atom_ptr,
+            **optional,
+        )
+
+    @classmethod
+    def from_pyg(cls, data) -> "GraphBatch":
+        """Return the batch that a torch_geometric Data or Batch with z, pos and edge_index describes.
+
+        Edges are sorted by destination; without `cell` nothing is periodic, without `batch` it is one graph, without
+        `y` the targets are [G, 0]. Raises ValueError where an edge joins two graphs.
+        """
+        order = torch.argsort(data.edge_index[1], stable=True)
+        src, dst = data.edge_index[:, order]
+        atoms = len(data.z)
+        graph = torch.zeros(atoms, dtype=torch.int64) if data.get("batch") is None else data.batch
+        if not torch.equal(graph[src], graph[dst]):
+            raise ValueError("an edge joins atoms of different graphs")
+        graphs = int(graph.max()) + 1
+        shift, y, cell = data.get("shift"), data.get("y"), data.get("cell")
+        return cls(
+            z=data.z.long(),
+            pos=data.pos,
+            cell=torch.zeros(graphs, 3, 3, dtype=data.pos.dtype) if cell is None else cell.view(graphs, 3, 3),
+            src=src,
+            dst=dst,
+            shift=None if shift is None else shift[order],
+            atom_ptr=_offsets(torch.bincount(graph, minlength=graphs)),
+            edge_ptr=_offsets(torch.bincount(graph[dst], minlength=graphs)),
+            targets=torch.zeros(graphs, 0) if y is None else y.view(graphs, -1),
+            forces=data.get("forces"),
+        )
+
+    def to_dgl(self):
+        """Return (graph, line graph) as DGL's, batched: what upstream ALIGNN takes.
+
+        Nodes carry `atomic_number` and `pos`, edges `r` (the edge vector, Angstrom, from src to dst as upstream has
+        it), edges of the line graph `h` (the cosine of the bond angle).
+        """
+        import dgl
+
+        from hpc_kit.data.line_graph import angle_cosines, line_graph
+
+        graph = dgl.graph((self.src, self.dst), num_nodes=len(self.z))
+        graph.ndata["atomic_number"], graph.ndata["pos"] = self.z, self.pos
+        vectors = -self.edge_vectors()
+        graph.edata["r"] = vectors
+        graph.set_batch_num_nodes(self.atom_ptr.diff())
+        graph.set_batch_num_edges(self.edge_ptr.diff())
+        first, second = line_graph(self.src, self.dst, len(self.z))
+        lines = dgl.graph((first, second), num_nodes=len(self.src))
+        lines.ndata["r"] = vectors
+        lines.edata["h"] = angle_cosines(vectors, first, second)
+        lines.set_batch_num_nodes(self.edge_ptr.diff())
+        lines.set_batch_num_edges(torch.bincount(self.graph_of_edge()[second], minlength=self.graphs))
+        return graph, lines
+
     def _each(self, change) -> "GraphBatch":
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
         return GraphBatch(**{name: None if t is None else change(t) for name, t in tensors.items()})
@@ -145,6 +213,10 @@ def read_with_edges(folder: Path, manifest: Manifest, graph: Graph, shards: list
 def _tensor(array: np.ndarray) -> torch.Tensor:
     """Return a tensor on the same memory; mapped files are opened copy-on-write, so torch may call them writable."""
     return torch.from_numpy(array)
+
+
+def _offsets(counts: torch.Tensor) -> torch.Tensor:
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 
 def _ranges(ptr: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -37,9 +37,11 @@ class Dataset:
         self._starts = np.cumsum([0] + [shard.graphs for shard in manifest.shards])
         self._store = None
         if window is None:
-            arrays = (
-                open_staged(folder, manifest, graph, stage) if stage else read_with_edges(folder, manifest, graph)
-            )
+            if stage:
+                arrays = open_staged(folder, manifest, graph, stage)
+            else:
+                _check_memory(folder, manifest)
+                arrays = read_with_edges(folder, manifest, graph)
             self._store = store = GraphStore(arrays, target)
             self.ids, self.target = store.ids, store.target
             self.atoms_per_graph, self.edges_per_graph = store.atoms_per_graph, store.edges_per_graph

@@ -48,7 +48,8 @@ def _write(home: Path, arrays: Arrays) -> None:
     for f in fields(Arrays):
         value = getattr(arrays, f.name)
         if f.name != "targets" and value is not None:
-            np.save(making / f"{f.name}.npy", value)
+            plain = np.asarray(value, dtype=np.dtype(value.dtype.str))  # without h5py's notes on text types
+            np.save(making / f"{f.name}.npy", plain)
     for i, values in enumerate(arrays.targets.values()):
         np.save(making / f"target-{i}.npy", values)
     making.rename(home)

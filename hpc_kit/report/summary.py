@@ -37,6 +37,10 @@ def summarize(run: RunDir) -> dict[str, Any]:
     """Return the rows of all tasks and, for each cell of the grid with several seeds done, mean and deviation."""
     plan = run.read_plan()
     states = {status.id: status for status in read_statuses(run)}
+    if plan.tasks[0].kind == "prepare":
+        done = [t for t in plan.tasks if states[t.id].state == "done"]
+        sets = [json.loads(run.task(t.id).metrics.read_text()) for t in done]
+        return {"run": str(run.path), "tasks": [], "seeds": [], "shard_sets": sets}
     rows = [_row(run, task, states[task.id]) for task in plan.tasks]
     return {"run": str(run.path), "tasks": [asdict(row) for row in rows], "seeds": _over_seeds(plan, rows)}
 
@@ -46,6 +50,9 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
 
     "guessing the mean" is the MAE of always predicting the training part's mean; s/epoch is the median.
     """
+    for made in summary.get("shard_sets", []):
+        text = f"{made['out']}: {made['graphs']} graphs, {made['rejected']} rejected, sha256 {made['sha256']}"
+        console.print(text, soft_wrap=True, highlight=False)
     rows = [Row(**fields) for fields in summary["tasks"]]
     table = Table()
     table.add_column("task", overflow="fold")
@@ -73,7 +80,8 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         spread = f"{in_unit(cell['mean'], cell['unit'], '.4g', False)} ± {in_unit(cell['std'], cell['unit'], '.2g')}"
         name = f"{cell['label']} {cell['n']} seeds".strip()
         table.add_row(name, "mean ± std", spread, in_unit(cell["baseline"], cell["unit"]))
-    console.print(table)
+    if rows:
+        console.print(table)
     console.print(f"run: {summary['run']}", soft_wrap=True, highlight=False)
 
 

@@ -1,5 +1,7 @@
 """Tables and lists of runs, tasks and plans."""
 
+from typing import Any
+
 from rich.console import Console
 from rich.table import Table
 
@@ -29,6 +31,35 @@ def print_tasks(states: list[TaskStatus], console: Console) -> None:
         error = in_unit(s.val_mae, s.unit)
         table.add_row(s.label, s.state, str(s.attempt), f"{s.epoch}/{s.epochs}", error, s.reason)
     console.print(table)
+
+
+def print_shard_set(info: dict[str, Any], console: Console) -> None:
+    """Print what `hpc_kit.data.inspect.info` found."""
+    size, graphs = info["bytes"], info["graphs"]
+    for line in (
+        f"{info['name']}: {graphs} graphs, {info['atoms']} atoms, {info['edges']} edges; {info['rejected']} rejected",
+        f"{info['shards']} shards, {size / 1e6:.1f} MB, {size / graphs:.0f} bytes a graph",
+        f"graph: {info['graph'] or 'atoms only; edges are built on reading'}",
+        f"elements: {info['elements']}",
+        f"sha256: {info['sha256']}",
+        *(f"{key}: {value}" for key, value in info["source"].items()),
+        *(f"split {name}: {parts}" for name, parts in info["splits"].items()),
+    ):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    targets = Table("target", "unit", "known", "mean", "MAD", "min", "max")
+    for name, t in info["targets"].items():
+        numbers = ["-" if t[k] is None else f"{t[k]:.5g}" for k in ("mean", "mad", "min", "max")]
+        targets.add_row(name, t["unit"], str(t["known"]), *numbers)
+    console.print(targets)
+    for name in ("atoms_per_graph", "edges_per_graph"):
+        rows = info[name]
+        if rows:
+            console.print(name.replace("_", " "))
+            most = max(row["count"] for row in rows)
+            for row in rows:
+                bar = "#" * -(-40 * row["count"] // most)
+                text = f"  {row['from']:>6}-{row['to']:<6} {row['count']:>8} {bar}"
+                console.print(text, markup=False, highlight=False)
 
 
 def print_plan(plan: Plan, site: Site, path, at_a_time: int) -> None:

@@ -58,7 +58,7 @@ def _status(run: RunDir, task: Task, ledger: Ledger, driven: bool) -> TaskStatus
         state=state,
         attempt=entry.attempt,
         epoch=len(epochs),
-        epochs=task.train.epochs,
+        epochs=task.train.epochs if task.train else 0,
         val_mae=epochs[-1]["val_mae"] if epochs else None,
         unit=task.unit,
         wall_s=[line["wall_s"] for line in epochs if line["wall_s"] is not None],

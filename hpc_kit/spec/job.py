@@ -61,6 +61,21 @@ class Data(Strict):
         return self
 
 
+class Prepare(Strict):
+    """A shard set to make: from `source` (at `path`, where it is no installed package) into the folder `out`.
+
+    `graph: null` stores atoms alone, and edges are built on reading. `options` are the source's own.
+    """
+
+    source: Literal["qm9", "md17", "jarvis", "hmof", "core_mof", "files"]
+    path: str | None = None
+    out: str
+    graph: Graph | None = Graph()
+    limit: Positive | None = None
+    shard_size: Positive = 2048
+    options: dict[str, str] = {}
+
+
 class SchNet(Strict):
     """SchNet (Schuett et al. 2017): widths and counts; the cutoff is `data.graph.cutoff`."""
 
@@ -130,13 +145,25 @@ class Job(Strict):
     """One job file."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    kind: Literal["train"] = "train"
-    data: Data
+    kind: Literal["train", "prepare"] = "train"
+    data: Data | None = None
+    prepare: Prepare | None = None
     model: Model = SchNet()
     train: Train = Train()
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _what_its_kind_needs(self) -> "Job":
+        needed, other = ("prepare", "data") if self.kind == "prepare" else ("data", "prepare")
+        if getattr(self, needed) is None:
+            raise ValueError(f"a job of kind {self.kind!r} needs {needed}:")
+        if getattr(self, other) is not None:
+            raise ValueError(f"a job of kind {self.kind!r} takes no {other}:")
+        if self.kind == "prepare" and (self.grid or len(self.seeds) > 1):
+            raise ValueError("a job of kind 'prepare' is one task: it takes no grid and no seeds")
+        return self
 
     @field_validator("seeds")
     @classmethod

@@ -6,11 +6,14 @@ import shutil
 import h5py
 import numpy as np
 import pytest
+from conftest import ListSource
 
-from hpc_kit.data.manifest import Target, content_sha256, read_manifest
-from hpc_kit.data.shards import file_sha256, read_shard_set, write_shard_set
+from hpc_kit.data.manifest import content_sha256, read_manifest
+from hpc_kit.data.prepare import Settings, prepare
+from hpc_kit.data.shards import concatenate, file_sha256, pack, read_shard_set
 from hpc_kit.data.structures import Structure
 from hpc_kit.spec.errors import InputError
+from hpc_kit.spec.job import Graph
 from hpc_kit.spec.shipped import shipped_folder
 
 SAMPLE = shipped_folder("embedded") / "qm9_sample"
@@ -26,7 +29,7 @@ def water(name: str, **targets: float) -> Structure:
 
 
 def write(folder, *structures):
-    return write_shard_set(folder, structures, "waters", {}, {"energy": Target(unit="eV", description="energy")})
+    return prepare(ListSource(list(structures), energy="eV"), folder, Settings(Graph(cutoff=2.0)), workers=0)
 
 
 @pytest.fixture
@@ -41,6 +44,29 @@ def test_structures_come_back(tmp_path):
     assert arrays.atom_ptr.tolist() == [0, 3, 6]
     np.testing.assert_array_equal(arrays.pos[3:], water("w").pos.astype(np.float32))
     np.testing.assert_array_equal(arrays.targets["energy"], [-1.5, np.nan])
+    assert arrays.edge_ptr.tolist() == [0, 6, 12]
+    assert arrays.dst.tolist() == [0, 0, 1, 1, 2, 2] * 2
+    assert manifest.edges_per_graph == [6, 6] and manifest.graph["cutoff"] == 2.0
+
+
+def test_forces_and_smiles_that_only_some_have_are_kept(tmp_path):
+    first, second = water("w1"), water("w2")
+    first.forces, second.smiles = np.ones((3, 3)), "O"
+    manifest = write(tmp_path, first, second)
+    arrays = read_shard_set(tmp_path, manifest)
+    np.testing.assert_array_equal(arrays.forces[:3], np.ones((3, 3)))
+    assert np.isnan(arrays.forces[3:]).all()
+    assert arrays.smiles.tolist() == [b"", b"O"]
+
+
+def test_concatenated_parts_equal_what_is_packed_at_once():
+    waters = [water("w1", energy=1.0), water("w22"), water("w3", energy=3.0)]
+    whole = pack(waters, ["energy"], Graph(cutoff=2.0))
+    parts = concatenate(
+        [pack(waters[:1], ["energy"], Graph(cutoff=2.0)), pack(waters[1:], ["energy"], Graph(cutoff=2.0))]
+    )
+    for name in ("z", "pos", "atom_ptr", "ids", "edge_ptr", "src", "dst", "shift"):
+        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
 
 
 def test_same_input_gives_the_same_bytes(tmp_path):

@@ -2,12 +2,14 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch_geometric.nn.models import SchNet as ReferenceSchNet
 
 from hpc_kit.data.batches import GraphBatch, GraphStore, open_store
 from hpc_kit.models.schnet import SchNet
+from hpc_kit.spec.job import Graph
 from hpc_kit.spec.shipped import shipped_folder
 
 CUTOFF = 5.0
@@ -15,7 +17,7 @@ CUTOFF = 5.0
 
 @pytest.fixture(scope="module")
 def store() -> GraphStore:
-    return open_store(shipped_folder("embedded") / "qm9_sample", "zpve", CUTOFF)
+    return open_store(shipped_folder("embedded") / "qm9_sample", "zpve", Graph(cutoff=CUTOFF))
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def reference_with_weights_of(model: SchNet, batch: GraphBatch) -> ReferenceSchN
 
 
 def test_output_and_gradients_equal_torch_geometrics(store, model):
-    batch = store.batch(torch.arange(16))
+    batch = store.batch(np.arange(16))
     reference = reference_with_weights_of(model, batch)
     ours, theirs = model(batch), reference(batch.z, batch.pos, batch.graph_of_atom())
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
@@ -57,7 +59,7 @@ def test_output_and_gradients_equal_torch_geometrics(store, model):
 
 
 def test_rotation_and_translation_change_nothing(store, model):
-    batch = store.batch(torch.arange(8))
+    batch = store.batch(np.arange(8))
     moved = copy.copy(batch)
     rotation, _ = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(1)))
     moved.pos = batch.pos @ rotation + torch.tensor([1.0, -2.0, 3.0])
@@ -65,13 +67,13 @@ def test_rotation_and_translation_change_nothing(store, model):
 
 
 def test_batch_equals_one_by_one(store, model):
-    together = model(store.batch(torch.arange(6)))
-    alone = torch.cat([model(store.batch(torch.tensor([i]))) for i in range(6)])
+    together = model(store.batch(np.arange(6)))
+    alone = torch.cat([model(store.batch(np.array([i]))) for i in range(6)])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
 
 def test_embedding_is_per_atom_and_feeds_the_output(store, model):
-    batch = store.batch(torch.arange(4))
+    batch = store.batch(np.arange(4))
     features = model.embed(batch)
     assert features.shape == (len(batch.z), 16)
     summed = torch.zeros(4, 1).index_add_(0, batch.graph_of_atom(), model.output(features))
@@ -79,7 +81,7 @@ def test_embedding_is_per_atom_and_feeds_the_output(store, model):
 
 
 def test_mean_readout_is_the_sum_over_the_number_of_atoms(store, model):
-    batch = store.batch(torch.arange(4))
+    batch = store.batch(np.arange(4))
     total = model(batch)
     model.readout = "mean"
     torch.testing.assert_close(model(batch) * batch.atom_ptr.diff().unsqueeze(1), total)

@@ -14,6 +14,7 @@ from hpc_kit.data.manifest import read_manifest
 from hpc_kit.files import read_lines
 from hpc_kit.plan import dataset_folder
 from hpc_kit.spec.errors import InputError, WorkError
+from hpc_kit.spec.job import Graph
 from hpc_kit.task import run_task
 from hpc_kit.train import loop
 from hpc_kit.train.scale import fit_scale
@@ -124,7 +125,7 @@ def test_bf16_trains_to_nearly_the_same_loss(tmp_path):
 
 def test_targets_are_standardised_from_the_training_part_alone():
     task_data = dataset_folder(small_data())
-    store = open_store(task_data, "zpve", 2.0)
+    store = open_store(task_data, "zpve", Graph(cutoff=2.0))
     train = np.arange(100)
     before = fit_scale(store, train, per_atom=True)
     store.target[100:] = 1e6
@@ -140,9 +141,9 @@ def small_data():
 
 
 def test_standardised_targets_come_back():
-    store = open_store(dataset_folder(small_data()), "zpve", 2.0)
+    store = open_store(dataset_folder(small_data()), "zpve", Graph(cutoff=2.0))
     scale = fit_scale(store, np.arange(4000), per_atom=True)
-    batch = store.batch(torch.arange(4000))
+    batch = store.batch(np.arange(4000))
     standard = scale.standardize(batch)
     assert float(standard.mean()) == pytest.approx(0.0, abs=0.2) and float(standard.std()) == pytest.approx(
         1, abs=0.01

@@ -1,0 +1,66 @@
+"""What `hpc_kit data` and a task of kind "prepare" do: open the source, prepare, say what came of it."""
+
+import sys
+import time
+from pathlib import Path
+
+from hpc_kit.data.manifest import Manifest
+from hpc_kit.data.prepare import REJECTS, Settings, prepare
+from hpc_kit.data.sources import open_source
+from hpc_kit.files import write_json
+from hpc_kit.plan import Task
+from hpc_kit.runs import machine
+from hpc_kit.runs.layout import TaskDir
+from hpc_kit.runs.ranks import rank_and_size
+from hpc_kit.spec.job import Prepare
+
+LINE_EVERY_S = 5.0
+
+
+def prepare_from(spec: Prepare, workers: int | None = None) -> Manifest:
+    """Make the shard set that `spec` describes; workers None: one a usable core, shared by the ranks."""
+    source = open_source(spec.source, Path(spec.path) if spec.path else None, spec.options)
+    rank, ranks = rank_and_size()
+    if workers is None:
+        workers = max(1, machine.usable_cores() // ranks)
+    settings = Settings(spec.graph, spec.shard_size, spec.limit)
+    return prepare(source, Path(spec.out), settings, workers, rank, ranks, _Lines(rank, ranks))
+
+
+def prepare_task(task: Task, out: TaskDir) -> None:
+    """Run a task of kind "prepare"."""
+    manifest = prepare_from(task.prepare, task.resources.cpus_per_rank)
+    print(summary(Path(task.prepare.out), manifest), flush=True)
+    write_json(
+        out.metrics,
+        {
+            "out": task.prepare.out,
+            "graphs": manifest.graphs,
+            "rejected": manifest.rejected,
+            "shards": len(manifest.shards),
+            "bytes": sum(shard.bytes for shard in manifest.shards),
+            "sha256": manifest.sha256,
+        },
+    )
+
+
+def summary(folder: Path, manifest: Manifest) -> str:
+    """Return what was made, in a line or two; the second says where the rejects are."""
+    size = sum(shard.bytes for shard in manifest.shards)
+    text = f"{folder}: {manifest.graphs} graphs in {len(manifest.shards)} shards, {size / 1e6:.1f} MB"
+    if manifest.rejected:
+        text += f"\n{manifest.rejected} rejected: {folder / REJECTS} says why, by identifier"
+    return text
+
+
+class _Lines:
+    """A line on standard error every LINE_EVERY_S seconds."""
+
+    def __init__(self, rank: int, ranks: int):
+        self._head = f"rank {rank}: " if ranks > 1 else ""
+        self._next = time.monotonic() + LINE_EVERY_S
+
+    def __call__(self, done: int, rejected: int) -> None:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + LINE_EVERY_S
+            print(f"{self._head}{done} structures, {rejected} rejected", file=sys.stderr, flush=True)

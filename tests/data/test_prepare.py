@@ -1,0 +1,279 @@
+"""Preparing: same bytes whatever the processes, restart after a kill, and every reject named."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from ase.build import molecule
+from conftest import ListSource, hpc_kit
+
+from hpc_kit.data.inspect import info, verify
+from hpc_kit.data.manifest import read_manifest
+from hpc_kit.data.prepare import Settings, prepare
+from hpc_kit.data.structures import RejectedError, Structure
+from hpc_kit.spec.errors import InputError, WorkError
+from hpc_kit.spec.job import Graph
+
+SETTINGS = Settings(Graph(cutoff=3.0), shard_size=5)
+
+
+def ethanol(name: str, **changes) -> Structure:
+    atoms = molecule("CH3CH2OH")
+    rng = np.random.default_rng(list(name.encode()))
+    fields = {"z": atoms.numbers, "pos": atoms.positions + rng.normal(0, 0.05, (9, 3)), "targets": {"e": 1.0}}
+    return Structure(id=name, **(fields | changes))
+
+
+def many(count=23) -> ListSource:
+    return ListSource([ethanol(f"m{i}") for i in range(count)], e="eV")
+
+
+def rejects(folder):
+    return {line["id"]: line["reason"] for line in map(json.loads, (folder / "rejects.jsonl").open())}
+
+
+@pytest.mark.parametrize(("workers", "ranks"), [(0, 1), (2, 1), (1, 3)])
+def test_bytes_do_not_depend_on_workers_or_ranks(tmp_path, workers, ranks):
+    expected = prepare(many(), tmp_path / "one", SETTINGS, workers=0)
+    if ranks == 1:
+        made = prepare(many(), tmp_path / "other", SETTINGS, workers=workers)
+    else:
+        made = in_ranks(tmp_path / "other", ranks)
+    assert made.sha256 == expected.sha256
+    assert [s.sha256 for s in made.shards] == [s.sha256 for s in expected.shards]
+    assert verify(tmp_path / "other") == []
+
+
+RANK = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from data.test_prepare import SETTINGS, many
+from hpc_kit.data.prepare import prepare
+from hpc_kit.runs.ranks import rank_and_size
+rank, ranks = rank_and_size()
+print(prepare(many(), Path(sys.argv[1]), SETTINGS, 0, rank, ranks).sha256)
+"""
+
+
+def in_ranks(out, ranks: int):
+    """Run the preparation in several processes, each told its rank as Open MPI tells it."""
+    from conftest import ROOT
+
+    code = RANK.format(tests=str(ROOT / "tests"))
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(out)],
+            env=os.environ | {"OMPI_COMM_WORLD_RANK": str(rank), "OMPI_COMM_WORLD_SIZE": str(ranks)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
+    assert len({process.communicate(timeout=120)[0] for process in started}) == 1
+    return read_manifest(out)
+
+
+class Slow(ListSource):
+    """Counts its conversions in a file and takes its time."""
+
+    def convert(self, id, raw):
+        with open(self.log, "a") as file:
+            file.write(id + "\n")
+        time.sleep(0.05)
+        return raw
+
+
+KILLED = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from data.test_prepare import SETTINGS, slow
+from hpc_kit.data.prepare import prepare
+prepare(slow(sys.argv[2]), Path(sys.argv[1]), SETTINGS, 0)
+"""
+
+
+def slow(log) -> Slow:
+    source = Slow(many().structures, e="eV")
+    source.log = str(log)
+    return source
+
+
+def test_restart_after_a_kill_keeps_finished_shards(tmp_path):
+    from conftest import ROOT
+
+    out, log = tmp_path / "set", tmp_path / "log"
+    code = KILLED.format(tests=str(ROOT / "tests"))
+    process = subprocess.Popen([sys.executable, "-c", code, str(out), str(log)])
+    while len(list(out.glob(".progress/shard-*.json"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = log.read_text().split()
+    made = prepare(slow(log), out, SETTINGS, workers=0)
+    again = log.read_text().split()[len(before) :]
+    assert not {f"m{i}" for i in range(10)} & set(again)  # the first two shards were not made twice
+    assert made.sha256 == prepare(many(), tmp_path / "whole", SETTINGS, workers=0).sha256
+    assert verify(out) == []
+
+
+def test_damaged_shard_of_an_unfinished_preparation_is_made_anew(tmp_path):
+    out = tmp_path / "set"
+
+    class Stops(ListSource):
+        def records(self):
+            yield from list(super().records())[:12]
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(Stops(many().structures, e="eV"), out, SETTINGS, workers=0)
+    shard = out / "shard-00000.h5"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    made = prepare(many(), out, SETTINGS, workers=0)
+    assert verify(out) == [] and made.graphs == 23
+
+
+def test_prepared_set_is_not_made_again_and_another_is_refused(tmp_path):
+    made = prepare(many(), tmp_path, SETTINGS, workers=0)
+    before = (tmp_path / "manifest.json").stat().st_mtime_ns
+    assert prepare(many(), tmp_path, SETTINGS, workers=0).sha256 == made.sha256
+    assert (tmp_path / "manifest.json").stat().st_mtime_ns == before
+    with pytest.raises(InputError, match="made with other settings"):
+        prepare(many(), tmp_path, Settings(Graph(cutoff=2.0), shard_size=5), workers=0)
+
+
+def test_folder_with_other_things_in_it_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(InputError, match="is not empty"):
+        prepare(many(), tmp_path, SETTINGS, workers=0)
+
+
+class Faulty(ListSource):
+    def convert(self, id, raw):
+        if id == "refused":
+            raise RejectedError("column 'e' holds text")
+        if id == "broken":
+            raise ZeroDivisionError("deep inside a reader")
+        return raw
+
+
+def test_each_bad_structure_is_named_with_its_reason_and_ends_nothing(tmp_path):
+    far = np.arange(27.0).reshape(9, 3) * 100
+    near = ethanol("x").pos
+    near[1] = near[0] + 0.001
+    nan = ethanol("x").pos
+    nan[3, 1] = np.nan
+    flat = {"cell": np.diag([5.0, 5.0, 0.0]), "pbc": np.array([True, True, True])}
+    bad = {
+        "nan": (ethanol("nan", pos=nan), "NaN or infinite"),
+        "infinite": (ethanol("infinite", pos=near * np.inf), "NaN or infinite"),
+        "overlap": (ethanol("overlap", pos=near), "two atoms 0.001"),
+        "element": (ethanol("element", z=np.array([0] * 9)), "unknown element: atomic number 0"),
+        "element119": (ethanol("element119", z=np.array([119] * 9)), "unknown element: atomic number 119"),
+        "flat": (ethanol("flat", **flat), "a cell of no volume"),
+        "lonely": (ethanol("lonely", pos=far), "no atom has a neighbour"),
+        "empty": (ethanol("empty", z=np.array([]), pos=np.zeros((0, 3))), "no atoms"),
+        "target": (ethanol("target", targets={"e": np.inf}), "target e is infinite"),
+        "refused": (ethanol("refused"), "column 'e' holds text"),
+        "broken": (ethanol("broken"), "ZeroDivisionError: deep inside a reader"),
+        "m1": (ethanol("m1"), "used twice"),
+    }
+    good = [ethanol(f"m{i}") for i in range(7)]
+    source = Faulty(good + [structure for structure, _ in bad.values()], e="eV")
+    made = prepare(source, tmp_path, SETTINGS, workers=0)
+    found = rejects(tmp_path)
+    assert set(found) == set(bad)
+    for id, (_, reason) in bad.items():
+        assert reason in found[id]
+    assert (made.graphs, made.rejected) == (7, len(bad))
+    assert verify(tmp_path) == []
+
+
+def test_source_without_records_is_refused(tmp_path):
+    with pytest.raises(InputError, match="yields no records"):
+        prepare(ListSource([], e="eV"), tmp_path, SETTINGS, workers=0)
+
+
+def test_source_of_rejects_alone_is_refused_and_the_rejects_stay(tmp_path):
+    with pytest.raises(InputError, match="all 1 records were rejected"):
+        prepare(ListSource([ethanol("bad", z=np.array([0] * 9))], e="eV"), tmp_path, SETTINGS, workers=0)
+    assert "unknown element" in rejects(tmp_path)["bad"]
+
+
+def test_failure_of_another_rank_is_reported(tmp_path):
+    import threading
+
+    def fail_later():
+        time.sleep(1.0)
+        (tmp_path / "set" / ".progress" / "rank-1.failed").write_text("disk full")
+
+    threading.Thread(target=fail_later).start()
+    with pytest.raises(WorkError, match="rank-1 failed: disk full"):
+        prepare(many(), tmp_path / "set", SETTINGS, workers=0, rank=0, ranks=2)
+
+
+def test_limit_takes_the_first_records(tmp_path):
+    assert prepare(many(), tmp_path, Settings(Graph(cutoff=3.0), limit=4), workers=0).graphs == 4
+
+
+@pytest.fixture
+def whole(tmp_path):
+    prepare(many(), tmp_path / "set", SETTINGS, workers=0)
+    return tmp_path / "set"
+
+
+def flip_a_byte(folder):
+    path = folder / "shard-00002.h5"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut_a_shard(folder):
+    path = folder / "shard-00001.h5"
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def swap_manifest(folder):
+    other = folder.parent / "other"
+    prepare(many(22), other, SETTINGS, workers=0)
+    (folder / "manifest.json").write_bytes((other / "manifest.json").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (flip_a_byte, "shard-00002.h5"),
+        (cut_a_shard, "shard-00001.h5: .*truncated"),
+        (lambda folder: (folder / "shard-00000.h5").unlink(), "shard-00000.h5: missing"),
+        (lambda folder: (folder / "shard-00009.h5").write_bytes(b""), "shard-00009.h5: not in manifest.json"),
+        (swap_manifest, "shard-00004.h5"),
+        (lambda folder: (folder / "rejects.jsonl").write_text("{}\n"), "rejects.jsonl: 1 rejects"),
+    ],
+)
+def test_verify_finds_the_damage(whole, tmp_path, damage, message):
+    assert hpc_kit("data", "verify", whole, cwd=tmp_path).returncode == 0
+    damage(whole)
+    out = hpc_kit("data", "verify", whole, cwd=tmp_path)
+    assert out.returncode == 1
+    assert any(re.search(message, line) for line in out.stderr.splitlines()), out.stderr
+
+
+def test_info_counts(whole, tmp_path):
+    found = info(whole)
+    assert (found["graphs"], found["atoms"], found["shards"]) == (23, 23 * 9, 5)
+    assert found["targets"]["e"] | {"description": ""} == {
+        "unit": "eV", "description": "", "known": 23, "mean": 1.0, "mad": 0.0, "min": 1.0, "max": 1.0
+    }  # fmt: skip
+    assert found["atoms_per_graph"] == [{"from": 9, "to": 9, "count": 23}]
+    assert sum(row["count"] for row in found["edges_per_graph"]) == 23
+    printed = hpc_kit("data", "info", whole, cwd=tmp_path).stdout
+    assert "23 graphs, 207 atoms" in printed and "MAD" in printed
