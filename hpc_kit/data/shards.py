@@ -68,8 +68,8 @@ class Arrays:
 def pack(structures: Sequence[Structure], targets: Sequence[str], graph: Graph | None = None) -> Arrays:
     """Lay structures out as flat arrays, with edges where `graph` says how; a target a structure lacks is NaN.
 
-    Edges are built from the positions and cells as stored (float32). Raises RejectedError naming the structure
-    whose graph cannot be built.
+    Edges are built from the structures' own positions and cells, not from those rounded for storage. Raises
+    RejectedError where a graph cannot be built.
     """
     arrays = Arrays(
         z=np.concatenate([s.z for s in structures]).astype(np.uint8),
@@ -86,15 +86,19 @@ def pack(structures: Sequence[Structure], targets: Sequence[str], graph: Graph |
     if any(s.smiles for s in structures):
         arrays.smiles = np.array([s.smiles.encode() for s in structures])
     if graph is not None:
-        add_edges(arrays, graph)
+        _put_edges(arrays, [build_graph(s.pos, s.cell, s.pbc, graph) for s in structures])
     return arrays
 
 
 def add_edges(arrays: Arrays, graph: Graph) -> None:
-    """Build the edges of every graph as `graph` says and put them into `arrays`."""
-    parts = []
-    for i, (start, end) in enumerate(zip(arrays.atom_ptr[:-1], arrays.atom_ptr[1:], strict=True)):
-        parts.append(build_graph(arrays.pos[start:end], arrays.cell[i], arrays.pbc[i], graph))
+    """Build the edges of every graph as `graph` says from the stored positions and put them into `arrays`."""
+    bounds = zip(arrays.atom_ptr[:-1], arrays.atom_ptr[1:], strict=True)
+    places = [arrays.pos[start:end] for start, end in bounds]
+    shapes = zip(places, arrays.cell, arrays.pbc, strict=True)
+    _put_edges(arrays, [build_graph(pos, cell, pbc, graph) for pos, cell, pbc in shapes])
+
+
+def _put_edges(arrays: Arrays, parts: list) -> None:
     src, dst, shift = (np.concatenate(column) for column in zip(*parts, strict=True))
     arrays.edge_ptr = _offsets([len(part[0]) for part in parts])
     arrays.src, arrays.dst, arrays.shift = src.astype(np.int32), dst.astype(np.int32), shift.astype(np.int8)

@@ -36,9 +36,22 @@ class Split(Strict):
 
 
 class Graph(Strict):
-    """Which atoms are neighbours: all pairs closer than `cutoff` (Angstrom)."""
+    """Which atoms are neighbours; docs/graphs.md has the rules at length.
+
+    radius: all pairs closer than `cutoff` (Angstrom); with `max_neighbors` only that many nearest of each atom.
+    alignn: the `max_neighbors` nearest of each atom and all as near as the last of them, both directions of each
+    pair; `cutoff` is where the search starts. ALIGNN's own values are 12 and 8.0. Crystals only.
+    """
 
     cutoff: PositiveFloat = 5.0
+    max_neighbors: Positive | None = None
+    rule: Literal["radius", "alignn"] = "radius"
+
+    @model_validator(mode="after")
+    def _alignn_counts(self) -> "Graph":
+        if self.rule == "alignn" and self.max_neighbors is None:
+            raise ValueError("rule alignn needs max_neighbors (its authors use 12, with cutoff 8.0)")
+        return self
 
 
 class Data(Strict):

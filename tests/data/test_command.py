@@ -24,7 +24,17 @@ def molecules(tmp_path):
     return tmp_path
 
 
-OWN = ["files", "--path", "own.xyz", "--option", "csv=own.csv", "--option", "id_column=id", "--option", "units=energy:eV"]
+OWN = [
+    "files",
+    "--path",
+    "own.xyz",
+    "--option",
+    "csv=own.csv",
+    "--option",
+    "id_column=id",
+    "--option",
+    "units=energy:eV",
+]
 
 
 def manifest(folder: Path) -> dict:
