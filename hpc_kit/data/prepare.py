@@ -195,9 +195,9 @@ def _claim(out: Path, progress: Path, content: dict[str, Any]) -> None:
         if json.loads(settings.read_text()) != content:
             raise InputError(f"{out}: holds an unfinished preparation with other settings; choose another --out")
         return
-    if out.exists() and any(path.name != PROGRESS for path in out.iterdir()):
-        raise InputError(f"{out}: is not empty; choose another --out")
     try:
+        if out.exists() and any(path.name != PROGRESS for path in out.iterdir()):
+            raise InputError(f"{out}: is not empty; choose another --out")
         progress.mkdir(parents=True, exist_ok=True)
         write_json(settings, content)
     except OSError as error:

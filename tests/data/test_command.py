@@ -94,7 +94,7 @@ def test_rejects_are_counted_and_named(molecules):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["qm10", "--out", "x"], "'qm10' is not allowed; did you mean 'qm9'?"),
+        (["jarvi", "--out", "x"], "'jarvi' is not allowed; did you mean 'jarvis'?"),
         (["files", "--path", "nowhere.xyz", "--out", "x"], "nowhere.xyz"),
         ([*OWN, "--option", "colum=energy", "--out", "x"], "no option 'colum'"),
         ([*OWN, "--out", "x", "--cutoff", "-1"], "graph.cutoff: must be greater than 0"),
