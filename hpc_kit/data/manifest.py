@@ -40,7 +40,8 @@ class Manifest(_Record):
 
     `graph` holds the settings the stored edges were built with, or None where only atoms are stored and
     edges are built on reading. `atoms_per_graph` and `edges_per_graph` let a sampler size batches without
-    reading a shard. `sha256` is the identity of the whole set: the same content anywhere has the same.
+    reading a shard. `splits` are published ones, name -> part -> ids. `sha256` is the identity of the whole set:
+    the same content anywhere has the same.
     """
 
     schema_version: int
@@ -52,6 +53,7 @@ class Manifest(_Record):
     shards: list[Shard]
     atoms_per_graph: list[int]
     edges_per_graph: list[int]
+    splits: dict[str, dict[str, list[str]]] = {}
     sha256: str
 
     @property
