@@ -12,19 +12,22 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from hpc_kit.data.manifest import Manifest, read_manifest
+from hpc_kit.data.split_file import resolve_split
 from hpc_kit.spec.errors import InputError, allowed
 from hpc_kit.spec.job import Data, Job, JobFile, Model, Prepare, Resources, Train
 from hpc_kit.spec.shipped import shipped_folder
 
 SCHEMA = 1
+# Keys of Data that say where files lie, not what is computed: in no task id and in no fingerprint.
+PLACES = {"source": True, "path": True, "split": {"manifest": True}}
 
 
 class Task(BaseModel):
     """One fully resolved piece of a job; task.yaml holds exactly this.
 
     `id` ends in a hash of what is computed: kind, data, model, train and seed, with the data set named by its
-    sha256. Resources and the job's name are not part of the hash: they say where, not what. A task of kind
-    "prepare" has `prepare` and none of the fields from `dataset` to `train`.
+    sha256, and a split file likewise. Resources and the job's name are not part of the hash: they say where, not
+    what. A task of kind "prepare" has `prepare` and none of the fields from `dataset` to `train`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -75,6 +78,11 @@ def make_plan(file: JobFile) -> Plan:
         if varied.data.target not in manifest.targets:
             names = allowed(varied.data.target, manifest.targets)
             raise document.error(("data", "target"), f"unknown target {varied.data.target!r}; {names}")
+        try:
+            split = resolve_split(varied.data.split, manifest)
+        except InputError as error:
+            raise document.error(("data", "split", *varied.data.split.marks[:1]), str(error)) from None
+        varied = varied.model_copy(update={"data": varied.data.model_copy(update={"split": split})})
         for seed in job.seeds:
             task = _task(varied, cell, seed, folder, manifest)
             if task.id in tasks:
@@ -120,7 +128,7 @@ def _task(job: Job, cell: dict[str, Any], seed: int, folder: Path, manifest: Man
         "kind": job.kind,
         "seed": seed,
         "dataset": manifest.sha256,
-        "data": job.data.model_dump(exclude={"source", "path"}),
+        "data": job.data.model_dump(exclude=PLACES),
         "model": job.model.model_dump(),
         "train": job.train.model_dump(),
     }

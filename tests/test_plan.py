@@ -1,5 +1,7 @@
 """From a job to tasks: the product of grid and seeds, and ids that depend on content alone."""
 
+import json
+
 import pytest
 
 from hpc_kit.plan import make_plan
@@ -75,3 +77,61 @@ def test_grid_that_repeats_a_task_is_refused(tmp_path):
 def test_folder_without_a_shard_set_is_refused(tmp_path):
     with pytest.raises(InputError, match="data.path: .*holds no manifest.json"):
         plan_of(tmp_path, JOB.replace("source: sample", f"source: shards, path: {tmp_path}"))
+
+
+MEMBERS = {"train": ["gdb_8", "gdb_3"], "val": ["gdb_11"], "test": ["gdb_62"]}
+
+
+def split_job(folder, content) -> str:
+    """Write a split file and return a job that names it."""
+    folder.mkdir(exist_ok=True)
+    (folder / "split.json").write_text(json.dumps(content))
+    return JOB.replace("target: zpve", f"target: zpve, split: {{manifest: {folder}/split.json}}")
+
+
+def test_id_depends_on_the_content_of_a_split_file_not_on_its_path(tmp_path):
+    here, there = (plan_of(tmp_path, split_job(tmp_path / name, MEMBERS)).tasks[0] for name in ("a", "b"))
+    other = plan_of(tmp_path, split_job(tmp_path / "a", MEMBERS | {"test": ["gdb_63"]})).tasks[0]
+    assert here.data.split.manifest != there.data.split.manifest
+    assert here.id == there.id != other.id
+
+
+def test_split_file_is_found_from_another_folder_once_planned(tmp_path, monkeypatch):
+    split_job(tmp_path, MEMBERS)
+    monkeypatch.chdir(tmp_path)
+    task = plan_of(tmp_path, JOB, "data.split={manifest: split.json}").tasks[0]
+    assert task.data.split.manifest == str(tmp_path / "split.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (MEMBERS | {"dataset_sha256": "f" * 64}, "split.json: is a split of another data set"),
+        (MEMBERS | {"test": ["gdb_3"]}, "split.json: ids that stand twice: 1 .gdb_3; gdb_3 in train and in test"),
+        ({"train": ["gdb_8"]}, "split.json: has no val and no test; it must hold train, val and test"),
+    ],
+)
+def test_wrong_split_file_is_named_with_its_line(tmp_path, content, message):
+    with pytest.raises(InputError, match=rf"job.yaml:2: data.split.manifest: \S*{message}"):
+        plan_of(tmp_path, split_job(tmp_path, content))
+
+
+def test_missing_split_file_is_named_with_its_line(tmp_path):
+    with pytest.raises(InputError, match=r"--set .*: data.split.manifest: /nowhere.json: no such file"):
+        plan_of(tmp_path, JOB, "data.split={manifest: /nowhere.json}")
+
+
+def test_unknown_published_split_is_named(tmp_path):
+    with pytest.raises(InputError, match="data.split.published: the data set carries no published split"):
+        plan_of(tmp_path, JOB, "data.split={published: leaderboard}")
+
+
+def test_counts_beyond_the_data_set_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"data.split: train \+ val \+ test is 4001; the data set has 4000 graphs"):
+        plan_of(tmp_path, JOB, "data.split={train: 4000, val: 1, test: 0}")
+
+
+def test_grid_over_folds_gives_a_task_a_fold(tmp_path):
+    grid = "grid: {data.split.fold: [0, 1, 2]}\n"
+    plan = plan_of(tmp_path, JOB + grid, "data.split={folds: 3, fold: 0}")
+    assert [task.data.split.fold for task in plan.tasks] == [0, 1, 2]

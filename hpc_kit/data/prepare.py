@@ -19,7 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from hpc_kit.data.manifest import FILE_NAME, SCHEMA, Manifest, Shard, content_sha256, read_manifest
-from hpc_kit.data.shards import check_edges, check_structure, concatenate, file_sha256, pack, write_shard
+from hpc_kit.data.shards import (
+    check_edges,
+    check_structure,
+    concatenate,
+    file_sha256,
+    pack,
+    read_shard_ids,
+    write_shard,
+)
 from hpc_kit.data.sources import Source
 from hpc_kit.data.structures import RejectedError
 from hpc_kit.files import write_atomically, write_json
@@ -242,6 +250,16 @@ def _raise_if_failed(progress: Path, began: Path) -> None:
             raise WorkError(f"{path.stem} failed: {path.read_text()}")
 
 
+def _known(splits: dict, out: Path, sidecars: list[dict]) -> dict:
+    """Return published splits without the identifiers that `limit` or a reject keeps out of the set."""
+    if not splits:
+        return {}
+    here = {id.decode() for sidecar in sidecars for id in read_shard_ids(out / sidecar["shard"]["file"])}
+    return {
+        name: {part: [i for i in ids if i in here] for part, ids in parts.items()} for name, parts in splits.items()
+    }
+
+
 def _write_manifest(source: Source, out: Path, settings: Settings, content: dict, shards: int) -> Manifest:
     """Gather the sidecars into rejects.jsonl and manifest.json, the latter written last."""
     sidecars = [json.loads(_sidecar(out, number).read_text()) for number in range(shards)]
@@ -262,7 +280,7 @@ def _write_manifest(source: Source, out: Path, settings: Settings, content: dict
         atoms_per_graph=[n for sidecar in full for n in sidecar["atoms"]],
         edges_per_graph=[n for sidecar in full for n in sidecar["edges"]],
         rejected=len(rejects),
-        splits=source.splits,
+        splits=_known(source.splits, out, full),
         prepared=content,
         sha256="",
     ).model_dump()

@@ -162,10 +162,24 @@ def read_targets(folder: Path, manifest: Manifest) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part.targets[name] for part in parts]) for name in manifest.targets}
 
 
+def read_composition(folder: Path, manifest: Manifest) -> Arrays:
+    """Read of a whole set what it is made of: z, atom_ptr, pbc, ids and smiles. The other arrays are None."""
+    places = {name: _PLACES[name] for name in ("z", "atom_ptr", "pbc", "ids", "smiles")}
+    return concatenate([_read_shard(folder / s.file, s, manifest, places) for s in manifest.shards])
+
+
 def read_ids(folder: Path, manifest: Manifest) -> np.ndarray:
     """Read nothing but the identifiers of a whole set: [G] bytes."""
-    parts = [_read_shard(folder / s.file, s, manifest, places={"ids": "ids"}) for s in manifest.shards]
-    return np.concatenate([part.ids for part in parts])
+    return np.concatenate([read_shard_ids(folder / shard.file) for shard in manifest.shards])
+
+
+def read_shard_ids(path: Path) -> np.ndarray:
+    """Read the identifiers of one shard: [G] bytes. Raises InputError where it cannot be read."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return file["ids"][:]
+    except (OSError, KeyError) as error:
+        raise InputError(f"{path}: not a readable shard: {error}") from None
 
 
 def file_sha256(path: Path) -> str:

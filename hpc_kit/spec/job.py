@@ -9,30 +9,12 @@ from pydantic import Field, field_validator, model_validator
 from hpc_kit.spec.document import Document, Strict, parse_scalar, read_document
 from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.shipped import find_shipped
+from hpc_kit.spec.split import Fractions, Seed, Split
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-
-
-class Split(Strict):
-    """Fractions of the data set for training, validation and test, drawn at random with `seed`."""
-
-    train: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
-    val: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
-    test: Fraction = 0.1
-    seed: Seed = 0
-
-    @model_validator(mode="after")
-    def _parts_of_one(self) -> "Split":
-        if self.val + self.test >= 1.0:
-            raise ValueError(f"val + test must be less than 1 (got {self.val + self.test:g})")
-        if self.train + self.val + self.test > 1.0 + 1e-9:
-            total = self.train + self.val + self.test
-            raise ValueError(f"train + val + test must not exceed 1 (got {total:g})")
-        return self
 
 
 class Graph(Strict):
@@ -61,7 +43,7 @@ class Data(Strict):
     source: Literal["sample", "shards"]
     path: str | None = None
     target: str
-    split: Split = Split()
+    split: Split = Fractions()
     graph: Graph = Graph()
     window: Positive | None = None
 

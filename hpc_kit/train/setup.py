@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from hpc_kit.data.groups import group_graphs
 from hpc_kit.data.loader import Dataset
 from hpc_kit.data.manifest import read_manifest
-from hpc_kit.data.splits import Parts, random_split
+from hpc_kit.data.shards import read_composition
+from hpc_kit.data.splits import Parts, draw
 from hpc_kit.files import write_json
-from hpc_kit.plan import Task
+from hpc_kit.plan import PLACES, Task
 from hpc_kit.runs import fingerprint
 from hpc_kit.runs.layout import TaskDir
 from hpc_kit.spec.errors import InputError
@@ -20,20 +22,23 @@ from hpc_kit.spec.site import NODE_LOCAL
 def open_data(task: Task, out: TaskDir) -> tuple[Dataset, Parts]:
     """Open the data set, check that it is the one the task was planned with, and draw and write its split."""
     folder = Path(task.dataset)
-    found = read_manifest(folder).sha256
-    if found != task.dataset_sha256:
+    manifest = read_manifest(folder)
+    if manifest.sha256 != task.dataset_sha256:
         raise InputError(
-            f"{folder}: is not the data set this task was planned with (sha256 {found[:12]}, planned"
+            f"{folder}: is not the data set this task was planned with (sha256 {manifest.sha256[:12]}, planned"
             f" {task.dataset_sha256[:12]}); submit the job anew"
         )
     stage = os.environ.get(NODE_LOCAL)
     local = Path(os.path.expandvars(stage)) if stage else None
     store = Dataset(folder, task.data.target, task.data.graph, local, task.data.window)
-    usable = np.flatnonzero(np.isfinite(store.target))
-    parts = random_split(store.ids, usable, task.data.split, task.dataset_sha256)
-    empty = [part for part in ("train", "val") if not len(parts.indices[part])]
-    if empty:
-        raise InputError(f"{folder}: {len(usable)} graphs with {task.data.target} leave none to {empty[0]}")
+    grouping, by = None, getattr(task.data.split, "group", None)
+    if by:
+        part = read_composition(folder, manifest)
+        grouping = group_graphs(by, part.z, part.atom_ptr, part.pbc, part.smiles)
+    known = np.isfinite(store.target)
+    parts = draw(task.data.split, store.ids, known, manifest.sha256, manifest.splits, grouping)
+    for note in parts.notes:
+        print(note, flush=True)
     out.splits.mkdir(exist_ok=True)
     write_json(out.splits / f"{parts.sha256[:12]}.json", parts.manifest)
     return store, parts
@@ -60,7 +65,7 @@ def write_fingerprint(task: Task, out: TaskDir, device: torch.device) -> str:
     }
     work = {
         "dataset_sha256": task.dataset_sha256,
-        "data": task.data.model_dump(exclude={"source", "path"}),
+        "data": task.data.model_dump(exclude=PLACES),
         "model": task.model.model_dump(),
         "train": task.train.model_dump(exclude={"epochs"}),
         "world_size": 1,

@@ -3,7 +3,7 @@
 import pytest
 
 from hpc_kit.spec.errors import InputError
-from hpc_kit.spec.job import load_job
+from hpc_kit.spec.job import Job, load_job
 
 JOB = """\
 name: zpve
@@ -77,6 +77,57 @@ def test_mistake_is_named_with_its_line(job_file, text, line, message):
 def test_split_that_leaves_no_training_part_is_refused(job_file, split):
     with pytest.raises(InputError, match="data.split"):
         load_job(job_file(JOB), [f"data.split={split}"])
+
+
+@pytest.mark.parametrize(
+    ("split", "form"),
+    [
+        ("{}", "Fractions"),
+        ("{train: 0.9, val: 0.1, test: 0}", "Fractions"),
+        ("{train: 110000, val: 10000, test: 10831, seed: 0}", "Counts"),
+        ("{train: 3000, val: 1000, test: 0}", "Counts"),
+        ("{group: formula, train: 0.8, val: 0.1, test: 0.1}", "Groups"),
+        ("{folds: 5, fold: 0, val: 0.1, seed: 0}", "Folds"),
+        ("{folds: 5, fold: 4, group: scaffold}", "Folds"),
+        ("{published: leaderboard}", "Published"),
+        ("{manifest: split.json}", "FromFile"),
+    ],
+)
+def test_keys_of_a_split_tell_its_form(job_file, split, form):
+    job = load_job(job_file(JOB), [f"data.split={split}"]).job
+    assert type(job.data.split).__name__ == form
+    assert Job.model_validate(job.model_dump()) == job
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ("{train: 3000, val: 0.1, test: 0.1}", "split.val: 0.1 is a fraction beside counts: give all of train, val"),
+        ("{train: 3000}", "split.test: is missing"),
+        ("{train: 3000, val: 500, test: -1}", "split.test: must be at least 0 (got -1)"),
+        ("{group: formula, train: 3000}", "split.train: must be at most 1.0 (got 3000)"),
+        ("{group: formla}", "split.group: 'formla' is not allowed; did you mean 'formula'?"),
+        ("{grop: formula}", "split.grop: unknown key; did you mean 'group'?"),
+        ("{folds: 5}", "split.fold: is missing"),
+        ("{folds: 1, fold: 0}", "split.folds: must be at least 2 (got 1)"),
+        ("{folds: 5, fold: 5}", "split: fold counts from 0: it must be 0 to 4 (got 5)"),
+        ("{folds: 2, fold: 0, val: 0.5}", "split: val 0.5 and a test part of 1/2 leave nothing to train on"),
+        ("{folds: 5, fold: 0, train: 0.8}", "split.train: does not go with folds, which allows beside it: fold, val"),
+        (
+            "{published: leaderboard, seed: 1}",
+            "split.seed: does not go with published, which allows beside it: nothing",
+        ),
+        ("{manifest: a.json, test: 0.1}", "split.test: does not go with manifest, which allows beside it: sha256"),
+        ("{manifest: a.json, sha256: abc}", "split.sha256: must match"),
+        ("{manifest: 3}", "split.manifest: must be text (got 3)"),
+        ("random", "split: must hold keys and values (got 'random')"),
+    ],
+)
+def test_impossible_split_is_named_with_what_is_allowed(job_file, split, message):
+    path = job_file(JOB.replace("target: zpve", f"target: zpve\n  split: {split}"))
+    with pytest.raises(InputError) as caught:
+        load_job(path)
+    assert f"{path}:5: data.{message}" in str(caught.value)
 
 
 def test_all_mistakes_are_reported_at_once(job_file):
