@@ -22,8 +22,10 @@ format: .venv/.test
 	$(INSTALL) -e '.[node]'
 	@touch $@
 
+# qm9pack and core-mof are there for the data files in them, which need none of what the packages depend on.
 .venv/.test: setup.cfg constraints.txt | .venv/bin/python
 	$(INSTALL) -e '.[node,test]'
+	$(INSTALL) --no-deps qm9pack core-mof
 	@touch $@
 
 # Debian and Ubuntu keep the part of Python that makes environments in a package of its own.

@@ -32,6 +32,7 @@ RunOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RUNS = Path("runs")
+NODE_PACKAGES = ("torch", "torch_geometric", "vesin", "ijson")
 
 
 @app.command(epilog="Example: hpc_kit submit --site local jobs/quickstart.yaml --set train.epochs=3")
@@ -268,5 +269,10 @@ def main() -> None:
     except WorkError as error:
         print(error, file=sys.stderr)
         sys.exit(1)
+    except ModuleNotFoundError as error:
+        if error.name not in NODE_PACKAGES:
+            raise
+        print(f"{error.name} is not installed: on a node, pip install 'hpc-kit[node]'", file=sys.stderr)
+        sys.exit(2)
     except BrokenPipeError:
         sys.exit(0)

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from hpc_kit.files import write_json
+from hpc_kit.plan import Task
 from hpc_kit.runs.layout import TaskDir
 from hpc_kit.spec.errors import InputError
 
@@ -25,9 +26,7 @@ def run_task(folder: Path) -> None:
     try:
         print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {task.id} ({task.label}) pid {os.getpid()}", flush=True)
         if task.kind == "prepare":
-            from hpc_kit.data.command import prepare_task
-
-            prepare_task(task, directory)
+            _prepare(task, directory)
         else:
             from hpc_kit.train.loop import train  # torch is loaded here, after the cheap checks
 
@@ -36,3 +35,22 @@ def run_task(folder: Path) -> None:
         write_json(directory.done, finished)
     finally:
         lock.release()
+
+
+def _prepare(task: Task, out: TaskDir) -> None:
+    """Make a shard set and write down what came of it."""
+    from hpc_kit.data.command import prepare_from, summary
+
+    manifest = prepare_from(task.prepare, task.resources.cpus_per_rank)
+    print(summary(Path(task.prepare.out), manifest), flush=True)
+    write_json(
+        out.metrics,
+        {
+            "out": task.prepare.out,
+            "graphs": manifest.graphs,
+            "rejected": manifest.rejected,
+            "shards": len(manifest.shards),
+            "bytes": sum(shard.bytes for shard in manifest.shards),
+            "sha256": manifest.sha256,
+        },
+    )

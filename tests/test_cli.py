@@ -7,6 +7,8 @@ import sys
 import pytest
 from conftest import ROOT, SMALL, hpc_kit, set_options, small_run
 
+from hpc_kit.spec.job import load_job
+
 COMMANDS = ["submit", "run", "task", "status", "logs", "cancel", "resume", "report"]
 
 
@@ -115,7 +117,18 @@ def test_status_and_logs_of_a_run(tmp_path):
     assert wrong.returncode == 2 and "no task is called 'seed=7'" in wrong.stderr
 
 
-def test_jobs_and_sites_that_ship_are_valid(tmp_path):
-    for job in sorted((ROOT / "jobs").glob("*.yaml")):
-        out = hpc_kit("submit", "--site", "local", job, "--dry-run", cwd=tmp_path)
-        assert out.returncode == 0, out.stderr
+@pytest.mark.parametrize("job", sorted(path.stem for path in (ROOT / "jobs").glob("*.yaml")))
+def test_job_that_ships_is_valid(job):
+    assert load_job(job).job.name == job
+
+
+def test_prepare_job_is_shown_before_it_runs(tmp_path):
+    out = hpc_kit("submit", "--site", "local", "prepare-qm9", "--dry-run", cwd=tmp_path)
+    assert out.returncode == 0, out.stderr
+    assert "prepare qm9" in out.stdout
+
+
+def test_training_on_shards_that_are_not_there_is_refused(tmp_path):
+    out = hpc_kit("run", "qm9-zpve", "--set", "resources.gpus_per_rank=0", cwd=tmp_path)
+    assert out.returncode == 2
+    assert "qm9-zpve.yaml:6: data.path: " in out.stderr and "holds no manifest.json" in out.stderr

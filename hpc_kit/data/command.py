@@ -1,17 +1,14 @@
-"""What `hpc_kit data` and a task of kind "prepare" do: open the source, prepare, say what came of it."""
+"""What `hpc_kit data prepare` and a task of kind "prepare" share: open the source, prepare, say what came of it."""
 
 import sys
 import time
 from pathlib import Path
 
+from hpc_kit import machine
 from hpc_kit.data.manifest import Manifest
 from hpc_kit.data.prepare import REJECTS, Settings, prepare
 from hpc_kit.data.sources import open_source
-from hpc_kit.files import write_json
-from hpc_kit.plan import Task
-from hpc_kit.runs import machine
-from hpc_kit.runs.layout import TaskDir
-from hpc_kit.runs.ranks import rank_and_size
+from hpc_kit.ranks import rank_and_size
 from hpc_kit.spec.job import Prepare
 
 LINE_EVERY_S = 5.0
@@ -25,23 +22,6 @@ def prepare_from(spec: Prepare, workers: int | None = None) -> Manifest:
         workers = max(1, machine.usable_cores() // ranks)
     settings = Settings(spec.graph, spec.shard_size, spec.limit)
     return prepare(source, Path(spec.out), settings, workers, rank, ranks, _Lines(rank, ranks))
-
-
-def prepare_task(task: Task, out: TaskDir) -> None:
-    """Run a task of kind "prepare"."""
-    manifest = prepare_from(task.prepare, task.resources.cpus_per_rank)
-    print(summary(Path(task.prepare.out), manifest), flush=True)
-    write_json(
-        out.metrics,
-        {
-            "out": task.prepare.out,
-            "graphs": manifest.graphs,
-            "rejected": manifest.rejected,
-            "shards": len(manifest.shards),
-            "bytes": sum(shard.bytes for shard in manifest.shards),
-            "sha256": manifest.sha256,
-        },
-    )
 
 
 def summary(folder: Path, manifest: Manifest) -> str:

@@ -8,7 +8,6 @@ edge is pos[src] + shift @ cell - pos[dst].
 """
 
 import numpy as np
-import vesin
 
 from hpc_kit.data.structures import RejectedError
 from hpc_kit.spec.job import Graph
@@ -45,6 +44,8 @@ def radius_graph(pos: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: flo
     An atom is not its own neighbour except through a periodic image. Raises RejectedError for positions that are
     not finite, a periodic cell without volume, a shift beyond int8, or 2**19 atoms and more.
     """
+    import vesin  # not at the top: it cannot be loaded beside the old torch of DGL, where stored edges are read
+
     # One thread: structures are many and small, and processes share the cores.
     neighbours = vesin.NeighborList(cutoff=cutoff, full_list=True, n_threads=1)
     try:

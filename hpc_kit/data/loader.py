@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from hpc_kit import machine
 from hpc_kit.data.batches import GraphBatch, GraphStore, read_with_edges
 from hpc_kit.data.manifest import Manifest, read_manifest
 from hpc_kit.data.sampling import Limits, Window, plan_in_memory, plan_stream, share
 from hpc_kit.data.shards import read_ids, read_targets
 from hpc_kit.data.staging import open_staged
-from hpc_kit.runs import machine
 from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.job import Graph
 

@@ -17,8 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hpc_kit import __version__
-from hpc_kit.runs import machine
+from hpc_kit import __version__, machine
 
 SCHEMA = 1
 _PACKAGES = ("numpy", "h5py", "ase", "vesin", "parsl", "torch-geometric", "mpi4py", "deephyper", "dgl")

@@ -9,7 +9,7 @@ from parsl.config import Config
 from parsl.executors import HighThroughputExecutor
 from parsl.executors.high_throughput import executor as htex
 
-from hpc_kit.runs import machine
+from hpc_kit import machine
 from hpc_kit.sites.local import ProcessProvider
 from hpc_kit.sites.policy import slots
 from hpc_kit.spec.errors import InputError

@@ -1,6 +1,6 @@
 """What a site allows: checked before anything starts."""
 
-from hpc_kit.runs import machine
+from hpc_kit import machine
 from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.job import Resources
 from hpc_kit.spec.site import Site

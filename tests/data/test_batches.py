@@ -98,11 +98,29 @@ dgl = pytest.mark.skipif(
 
 
 @dgl
-def test_dgl_graph_and_line_graph(store):
-    batch = store.batch(np.array([0, 3]))
+def test_dgl_graph_and_line_graph():
+    batch = complete_graphs(9, 12)
     graph, lines = batch.to_dgl()
     theirs = graph.line_graph(shared=True)
     assert graph.batch_size == 2 and graph.batch_num_nodes().tolist() == [9, 12]
     ours, expected = (set(zip(*(e.tolist() for e in g.edges()), strict=True)) for g in (lines, theirs))
     assert ours == expected and lines.num_edges() == theirs.num_edges()
     torch.testing.assert_close(graph.edata["r"], batch.pos[batch.dst] - batch.pos[batch.src])
+
+
+def complete_graphs(*sizes: int) -> GraphBatch:
+    """Return graphs of so many atoms at random places, each atom joined to all others."""
+    pairs = [[(i, j) for j in range(n) for i in range(n) if i != j] for n in sizes]
+    starts = np.cumsum([0, *sizes])
+    src, dst = np.concatenate([np.array(p) + start for p, start in zip(pairs, starts, strict=False)]).T
+    return GraphBatch(
+        z=torch.ones(sum(sizes), dtype=torch.int64),
+        pos=torch.randn(sum(sizes), 3, generator=torch.Generator().manual_seed(0)),
+        cell=torch.zeros(len(sizes), 3, 3),
+        src=torch.from_numpy(src),
+        dst=torch.from_numpy(dst),
+        shift=None,
+        atom_ptr=torch.from_numpy(starts),
+        edge_ptr=torch.tensor([0, *np.cumsum([len(p) for p in pairs])]),
+        targets=torch.zeros(len(sizes), 1),
+    )

@@ -56,7 +56,7 @@ sys.path.insert(0, {tests!r})
 from pathlib import Path
 from data.test_prepare import SETTINGS, many
 from hpc_kit.data.prepare import prepare
-from hpc_kit.runs.ranks import rank_and_size
+from hpc_kit.ranks import rank_and_size
 rank, ranks = rank_and_size()
 print(prepare(many(), Path(sys.argv[1]), SETTINGS, 0, rank, ranks).sha256)
 """

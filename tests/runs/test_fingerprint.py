@@ -5,7 +5,8 @@ import json
 import os
 import socket
 
-from hpc_kit.runs import fingerprint, machine
+from hpc_kit import machine
+from hpc_kit.runs import fingerprint
 
 
 def test_same_conditions_give_the_same_hash():

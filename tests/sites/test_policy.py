@@ -2,7 +2,7 @@
 
 import pytest
 
-from hpc_kit.runs import machine
+from hpc_kit import machine
 from hpc_kit.sites.policy import slots
 from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.job import Resources
