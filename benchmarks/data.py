@@ -129,7 +129,7 @@ def stream(folder: Path) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (used + cap * 2**20, used + cap * 2**20))
     began = time.perf_counter()
     plan = data.plan(np.arange(len(data)), Limits(BATCH), 0, 0)
-    counted = sum(n for _, n in data.batches(plan))
+    counted = sum(n for _, n in data.batches(plan, ahead=0))
     assert counted == len(data)
     print(counted / (time.perf_counter() - began), cap, int(whole))
 

@@ -274,5 +274,8 @@ def main() -> None:
             raise
         print(f"{error.name} is not installed: on a node, pip install 'hpc-kit[node]'", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(1)
     except BrokenPipeError:
         sys.exit(0)

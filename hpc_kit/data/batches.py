@@ -5,6 +5,7 @@ Not for: which graphs belong together in which order (sampling.py), or getting t
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -157,7 +158,7 @@ class GraphStore:
         self._forces = None if arrays.forces is None else _tensor(arrays.forces)
         # A fourth byte a row makes a shift one number to gather, five times faster than three.
         self._shift = None
-        if arrays.pbc.any():
+        if arrays.shift is not None and arrays.pbc.any():
             padded = np.zeros((len(arrays.shift), 4), np.int8)
             padded[:, :3] = arrays.shift
             self._shift = _tensor(padded.view(np.int32).ravel())
@@ -191,11 +192,13 @@ class GraphStore:
 def open_store(folder: Path, target: str, graph: Graph) -> GraphStore:
     """Read a whole shard set into memory. Raises InputError where it is damaged or was built with other edges."""
     manifest = read_manifest(folder)
-    return GraphStore(read_with_edges(folder, manifest, graph), target)
+    return GraphStore(read_with_edges(folder, manifest, graph, targets=[target]), target)
 
 
-def read_with_edges(folder: Path, manifest: Manifest, graph: Graph, shards: list[int] | None = None) -> Arrays:
+def read_with_edges(folder: Path, manifest: Manifest, graph: Graph, **which: Any) -> Arrays:
     """Read shards and see that they have the edges that `graph` asks for: those stored, or built here.
+
+    `which` goes to read_shard_set: which shards and targets, and whether with names.
 
     Raises InputError where the set stores edges of other settings.
     """
@@ -204,7 +207,7 @@ def read_with_edges(folder: Path, manifest: Manifest, graph: Graph, shards: list
             f"{folder}: its edges were built with {manifest.graph}, and data.graph asks for {graph.model_dump()};"
             " set data.graph to the former or prepare the data anew"
         )
-    arrays = read_shard_set(folder, manifest, shards)
+    arrays = read_shard_set(folder, manifest, **which)
     if arrays.src is None:
         add_edges(arrays, graph)
     return arrays

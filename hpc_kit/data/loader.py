@@ -41,14 +41,14 @@ class Dataset:
                 arrays = open_staged(folder, manifest, graph, stage)
             else:
                 _check_memory(folder, manifest)
-                arrays = read_with_edges(folder, manifest, graph)
+                arrays = read_with_edges(folder, manifest, graph, targets=[target])
             self._store = store = GraphStore(arrays, target)
             self.ids, self.target = store.ids, store.target
             self.atoms_per_graph, self.edges_per_graph = store.atoms_per_graph, store.edges_per_graph
         elif manifest.graph is None:
             raise InputError(f"{folder}: stores no edges, and streaming needs them: prepare it with a cutoff")
         else:
-            self.ids, self.target = read_ids(folder, manifest), read_targets(folder, manifest)[target]
+            self.ids, self.target = read_ids(folder, manifest), read_targets(folder, manifest, [target])[target]
             self.atoms_per_graph = np.array(manifest.atoms_per_graph)
             self.edges_per_graph = np.array(manifest.edges_per_graph)
 
@@ -69,11 +69,8 @@ class Dataset:
 
         `ahead` batches are assembled in a thread while the caller works; 0 assembles on demand.
         """
-        return (
-            _ahead(self._assemble(plan, start, rank, ranks, pin), ahead)
-            if ahead
-            else self._assemble(plan, start, rank, ranks, pin)
-        )
+        batches = self._assemble(plan, start, rank, ranks, pin)
+        return _ahead(batches, ahead) if ahead else batches
 
     def in_order(self, index: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, GraphBatch]]:
         """Yield every graph of `index` once, as (its graph numbers, batch): for evaluation and prediction."""
@@ -103,7 +100,9 @@ class Dataset:
 
     def _load(self, shards: list[int]):
         """Read some shards; return their store and the way from a graph's number in the set to that in the store."""
-        store = GraphStore(read_with_edges(self._folder, self._manifest, self._graph, shards), self._target)
+        which = {"only": shards, "targets": [self._target], "names": False}
+        arrays = read_with_edges(self._folder, self._manifest, self._graph, **which)
+        store = GraphStore(arrays, self._target)
         starts = self._starts[shards]
         offsets = np.cumsum([0] + [self._manifest.shards[s].graphs for s in shards])
 

@@ -13,7 +13,7 @@ docs/data.md for the measurement behind the choice.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -105,7 +105,7 @@ def _put_edges(arrays: Arrays, parts: list) -> None:
 
 
 def concatenate(parts: Sequence[Arrays]) -> Arrays:
-    """Return several shards' arrays as one. Where some have forces or SMILES, the others get NaN or ""."""
+    """Return several shards' arrays as one. Where some have shifts, forces or SMILES, the others get 0, NaN or ""."""
     if len(parts) == 1:
         return parts[0]
 
@@ -113,7 +113,7 @@ def concatenate(parts: Sequence[Arrays]) -> Arrays:
         values = [getattr(part, name) for part in parts]
         if all(value is None for value in values):
             return None
-        if name in ("forces", "smiles"):
+        if name in ("shift", "forces", "smiles"):
             values = [_nothing(name, part) if v is None else v for v, part in zip(values, parts, strict=True)]
         if name.endswith("_ptr"):
             return _offsets(np.concatenate([np.diff(value) for value in values]))
@@ -147,25 +147,35 @@ def write_shard(path: Path, arrays: Arrays, targets: dict[str, Target], source: 
     )
 
 
-def read_shard_set(folder: Path, manifest: Manifest, only: Sequence[int] | None = None) -> Arrays:
-    """Read the shards `only` (all of them if None) of a set into memory.
+def read_shard_set(
+    folder: Path,
+    manifest: Manifest,
+    only: Sequence[int] | None = None,
+    targets: Sequence[str] | None = None,
+    names: bool = True,
+) -> Arrays:
+    """Read the shards `only` (all of them if None) of a set into memory, with the `targets` named (all if None) and,
+    if `names`, with ids and SMILES. `shift` is None where nothing is periodic.
 
     Raises InputError where a shard is missing, truncated, not HDF5, or not what the manifest says.
     """
     shards = manifest.shards if only is None else [manifest.shards[i] for i in only]
-    return concatenate([_read_shard(folder / shard.file, shard, manifest) for shard in shards])
+    places = _PLACES if names else {k: v for k, v in _PLACES.items() if k not in ("ids", "smiles")}
+    wanted = manifest.targets if targets is None else targets
+    return concatenate([_read_shard(folder / shard.file, shard, wanted, places) for shard in shards])
 
 
-def read_targets(folder: Path, manifest: Manifest) -> dict[str, np.ndarray]:
-    """Read nothing but the targets of a whole set: name -> [G] float64."""
-    parts = [_read_shard(folder / s.file, s, manifest, places={}) for s in manifest.shards]
-    return {name: np.concatenate([part.targets[name] for part in parts]) for name in manifest.targets}
+def read_targets(folder: Path, manifest: Manifest, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """Read nothing but targets (all if None) of a whole set: name -> [G] float64."""
+    names = list(manifest.targets) if names is None else names
+    parts = [_read_shard(folder / s.file, s, names, {}) for s in manifest.shards]
+    return {name: np.concatenate([part.targets[name] for part in parts]) for name in names}
 
 
 def read_composition(folder: Path, manifest: Manifest) -> Arrays:
     """Read of a whole set what it is made of: z, atom_ptr, pbc, ids and smiles. The other arrays are None."""
     places = {name: _PLACES[name] for name in ("z", "atom_ptr", "pbc", "ids", "smiles")}
-    return concatenate([_read_shard(folder / s.file, s, manifest, places) for s in manifest.shards])
+    return concatenate([_read_shard(folder / s.file, s, [], places) for s in manifest.shards])
 
 
 def read_ids(folder: Path, manifest: Manifest) -> np.ndarray:
@@ -222,7 +232,9 @@ def check_edges(arrays: Arrays, overlap: float = 0.2) -> None:
 
 
 def _nothing(name: str, like: Arrays) -> np.ndarray:
-    """Return the array `name` of graphs of which it is not known."""
+    """Return the array `name` of graphs that have none."""
+    if name == "shift":
+        return np.zeros((len(like.src), 3), np.int8)
     return np.full(like.pos.shape, np.nan, np.float32) if name == "forces" else np.full(len(like.ids), b"")
 
 
@@ -230,7 +242,8 @@ def _offsets(sizes: Sequence[int] | np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
 
-def _read_shard(path: Path, shard: Shard, manifest: Manifest, places: dict[str, str] = _PLACES) -> Arrays:
+def _read_shard(path: Path, shard: Shard, wanted: Iterable[str], places: dict[str, str]) -> Arrays:
+    """Read of one shard the arrays `places` and the targets `wanted`."""
     if not path.is_file():
         raise InputError(f"{path}: missing, though {FILE_NAME} lists it")
     size = path.stat().st_size
@@ -241,8 +254,12 @@ def _read_shard(path: Path, shard: Shard, manifest: Manifest, places: dict[str, 
             version = int(file.attrs.get("schema_version", -1))
             if version != SCHEMA:
                 raise InputError(f"{path}: schema version {version}; this hpc_kit reads version {SCHEMA}")
-            arrays = {name: file[place][:] if place in file else None for name, place in places.items()}
-            targets = {name: file[f"targets/{name}"][:] for name in manifest.targets}
+            periodic = bool(file["graphs/pbc"][:].any())
+            arrays = {
+                name: file[place][:] if place in file and (periodic or name != "shift") else None
+                for name, place in places.items()
+            }
+            targets = {name: file[f"targets/{name}"][:] for name in wanted}
     except (OSError, KeyError, ValueError) as error:
         raise InputError(f"{path}: not a readable shard: {error}") from None
     arrays = dict.fromkeys(_PLACES) | arrays

@@ -36,7 +36,7 @@ class SchNet(nn.Module):
         distance = batch.edge_vectors().norm(dim=-1)
         basis = self.basis(distance)
         # Filters fade to zero at the cutoff (Behler & Parrinello 2007, doi 10.1103/PhysRevLett.98.146401, eq. 4).
-        fade = 0.5 * (torch.cos(distance * (math.pi / self.cutoff)) + 1.0)
+        fade = 0.5 * (torch.cos(distance * (math.pi / self.cutoff)) + 1.0) * (distance < self.cutoff)
         x = self.embedding(batch.z)
         for block in self.blocks:
             x = x + block(x, basis, fade, batch.src, batch.dst)

@@ -87,7 +87,8 @@ class Jarvis:
             raise RejectedError(f"atoms cannot be read: {type(error).__name__}: {error}") from None
         if len(z) != len(pos):
             raise RejectedError(f"{len(z)} elements for {len(pos)} positions")
-        pos = pos if cartesian else pos @ cell
+        # jarvis-tools places atoms by a cell rounded so; ALIGNN's neighbours at equal distances depend on it.
+        pos = pos if cartesian else pos @ cell.round(5)
         return Structure(id=id, z=z, pos=pos, targets=targets, cell=cell, pbc=np.ones(3, dtype=bool))
 
 
