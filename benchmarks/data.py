@@ -13,11 +13,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import psutil
 import torch
+from measure import spread, wall_and_memory
 
 from hpc_kit.data.loader import Dataset
 from hpc_kit.data.manifest import read_manifest
@@ -37,41 +39,22 @@ def in_new_process(*arguments: object) -> str:
 
 def prepare_qm9(folder: Path, limit: int | None) -> None:
     argv = [sys.executable, "-m", "hpc_kit", "data", "prepare", "qm9", "--out", str(folder), "--cutoff", "5"]
-    began, peak = time.perf_counter(), 0
-    process = subprocess.Popen(argv + (["--limit", str(limit)] if limit else []), stderr=subprocess.DEVNULL)
-    while process.poll() is None:
-        tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        total = 0
-        for child in tree:
-            try:
-                total += child.memory_full_info().pss
-            except psutil.Error:
-                continue
-        peak = max(peak, total)
-        time.sleep(0.3)
-    if process.returncode:
-        sys.exit("preparing failed")
-    wall, manifest = time.perf_counter() - began, read_manifest(folder)
+    wall, peak = wall_and_memory(argv + (["--limit", str(limit)] if limit else []))
+    manifest = read_manifest(folder)
     size = sum(shard.bytes for shard in manifest.shards) / manifest.graphs
     raw = sum(13 * s.atoms + 11 * s.edges for s in manifest.shards) / manifest.graphs
     print("\n| QM9 to shards, 5 Angstrom radius graph | measured | target |\n|---|---|---|")
     print(f"| {manifest.graphs} molecules, minutes | {wall / 60:.2f} | 4 |")
-    print(f"| peak memory of all processes (PSS), MB | {peak / 2**20:.0f} | 2000 |")
+    print(f"| peak memory of all processes (PSS), MB | {peak:.0f} | 2000 |")
     print(f"| bytes a molecule on disk ({raw:.0f} uncompressed) | {size:.0f} | |")
 
 
-def rates_of(make_batches, graphs: int, repeats: int) -> list[float]:
-    rates = []
-    for number in range(repeats):
-        began = time.perf_counter()
-        counted = sum(make_batches(number))
-        rates.append(counted / (time.perf_counter() - began))
-        assert counted == graphs
-    return rates
-
-
-def spread(values: list[float], form: str) -> str:
-    return f"{statistics.median(values):{form}} ({min(values):{form}}-{max(values):{form}})"
+def rate(counts: Iterable[int], graphs: int) -> float:
+    """Run through batches that yield how many graphs they hold; return graphs a second."""
+    began = time.perf_counter()
+    counted = sum(counts)
+    assert counted == graphs
+    return counted / (time.perf_counter() - began)
 
 
 def ratios(ours: list[float], theirs: list[float]) -> str:
@@ -95,10 +78,10 @@ def batches_in_memory(folder: Path, repeats: int) -> None:
         return (counted for _, counted in data.batches(data.plan(index, Limits(BATCH), 0, epoch), ahead=0))
 
     rates: dict[str, list[float]] = {name: [] for name in ["ours", *peers]}
-    for number in range(repeats):
-        rates["ours"] += rates_of(lambda _, n=number: ours(n), len(data), 1)
+    for epoch in range(repeats):
+        rates["ours"].append(rate(ours(epoch), len(data)))
         for name, loader in peers.items():
-            rates[name] += rates_of(lambda _, x=loader: (batch.num_graphs for batch in x), len(data), 1)
+            rates[name].append(rate((batch.num_graphs for batch in loader), len(data)))
     print(f"\n| batches of {BATCH} with edges, in memory | graphs/s | ours is so many times faster | target |")
     print("|---|---|---|---|")
     print(f"| ours | {spread(rates['ours'], ',.0f')} | | |")
@@ -127,11 +110,8 @@ def stream(folder: Path) -> None:
     cap = int(whole * 0.7)
     used = psutil.Process().memory_info().data
     resource.setrlimit(resource.RLIMIT_DATA, (used + cap * 2**20, used + cap * 2**20))
-    began = time.perf_counter()
     plan = data.plan(np.arange(len(data)), Limits(BATCH), 0, 0)
-    counted = sum(n for _, n in data.batches(plan, ahead=0))
-    assert counted == len(data)
-    print(counted / (time.perf_counter() - began), cap, int(whole))
+    print(rate((n for _, n in data.batches(plan, ahead=0)), len(data)), cap, int(whole))
 
 
 def extra_ranks(folder: Path, stage: Path) -> None:
@@ -152,7 +132,7 @@ def extra_ranks(folder: Path, stage: Path) -> None:
         print(f"| {ranks} | {max(first):.2f} | {statistics.mean(memory):.0f} |")
 
 
-def rank(folder: Path, stage: Path) -> None:
+def one_rank(folder: Path, stage: Path) -> None:
     """One rank: open the staged set, take a batch, go through all data, then say what memory is held."""
     torch.set_num_threads(1)
     base = psutil.Process().memory_full_info().pss
@@ -178,7 +158,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="*", type=Path)
     arguments = parser.parse_args()
     if arguments.part:
-        {"stream": stream, "rank": rank}[arguments.part](*arguments.folders)
+        {"stream": stream, "rank": one_rank}[arguments.part](*arguments.folders)
         return
     machine = fingerprint.collect({}, {"torch": torch.__version__})
     cpu, cores = machine["comparable"]["cpu"]["model"], machine["comparable"]["usable_cores"]
