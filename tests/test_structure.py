@@ -7,14 +7,27 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "hpc_kit"
 FLOORS = [
-    {"files", "machine", "ranks", "spec"},
+    {"files", "lock", "machine", "ranks", "spec"},
     {"data", "models", "plan", "runs"},
     {"train", "sites", "images"},
     {"search", "bench", "explain", "md", "report"},
     {"submit", "task"},
     {"cli", "__main__"},
 ]
-LOGIN_SIDE = {"cli", "spec", "plan", "submit", "sites", "images", "runs", "report", "files", "machine", "ranks"}
+LOGIN_SIDE = {
+    "cli",
+    "spec",
+    "plan",
+    "submit",
+    "sites",
+    "images",
+    "runs",
+    "report",
+    "files",
+    "lock",
+    "machine",
+    "ranks",
+}
 NODE_SIDE = {"task", "data", "models", "train", "search", "bench", "explain", "md"}
 NODE_ONLY_PACKAGES = {"torch", "torch_geometric", "dgl", "deephyper"}
 # What the login side may import of the node side: files without any of those packages.
@@ -85,7 +98,7 @@ def test_node_side_never_reaches_for_parsl():
     assert [
         (a, b)
         for a, b in ARROWS
-        if room(a) in NODE_SIDE | {"runs", "files", "machine", "ranks"} and b.split(".")[0] == "parsl"
+        if room(a) in NODE_SIDE | {"runs", "files", "lock", "machine", "ranks"} and b.split(".")[0] == "parsl"
     ] == []
 
 

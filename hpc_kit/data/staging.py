@@ -11,12 +11,12 @@ import shutil
 from dataclasses import fields
 from pathlib import Path
 
-import filelock
 import numpy as np
 
 from hpc_kit.data.batches import read_with_edges
 from hpc_kit.data.manifest import Manifest
 from hpc_kit.data.shards import Arrays
+from hpc_kit.lock import Lock
 from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.job import Graph
 
@@ -28,13 +28,16 @@ def open_staged(folder: Path, manifest: Manifest, graph: Graph, stage: Path) -> 
     """
     key = hashlib.sha256(json.dumps([manifest.sha256, graph.model_dump()], sort_keys=True).encode()).hexdigest()
     home = stage / f"hpc_kit-{os.getuid()}-{key[:16]}"
+    lock = Lock(home.with_suffix(".lock"))
     try:
         stage.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(f"{home}.lock"):
-            if not home.is_dir():
-                _write(home, read_with_edges(folder, manifest, graph))
+        lock.acquire(wait=True)
+        if not home.is_dir():
+            _write(home, read_with_edges(folder, manifest, graph))
     except OSError as error:
         raise InputError(f"{stage}: the data cannot be staged there: {error}") from None
+    finally:
+        lock.release()
     arrays = {path.stem: np.load(path, mmap_mode="c", allow_pickle=False) for path in home.glob("*.npy")}
     targets = {name: arrays.pop(f"target-{i}") for i, name in enumerate(manifest.targets)}
     return Arrays(targets=targets, **arrays)

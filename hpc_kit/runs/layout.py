@@ -1,19 +1,16 @@
 """The run directory and the task directory: every path in them has its name here and nowhere else."""
 
-import fcntl
 import json
-import os
 import re
-import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from hpc_kit.files import write_atomically, write_json
+from hpc_kit.lock import Lock
 from hpc_kit.plan import SCHEMA, Plan, Task
 from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.job import Job
@@ -38,7 +35,7 @@ class TaskDir:
     process = property(lambda self: self.path / "process.json")
 
     @property
-    def lock(self) -> "Lock":
+    def lock(self) -> Lock:
         """Held by the process that works in this directory."""
         return Lock(self.path / "task.lock")
 
@@ -93,7 +90,7 @@ class RunDir:
     cancel_request = property(lambda self: self.path / "cancel")
 
     @property
-    def lock(self) -> "Lock":
+    def lock(self) -> Lock:
         """Held by the driver: the one process that starts this run's tasks and writes its ledger."""
         return Lock(self.path / "driver.lock")
 
@@ -159,64 +156,6 @@ def find_runs(root: Path) -> list[RunDir]:
     """Return the run directories in `root`, oldest first."""
     plans = sorted(root.glob("*/plan.json"), key=lambda file: file.stat().st_mtime)
     return [RunDir(file.parent) for file in plans]
-
-
-class Lock:
-    """An exclusive lock on a file that the kernel drops when its holder dies, however it dies.
-
-    The file names its last holder.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._handle: int | None = None
-
-    def acquire(self) -> bool:
-        """Take the lock; return False where another process has it."""
-        handle = self._take()
-        if handle is None:
-            return False
-        me = {"pid": os.getpid(), "host": socket.gethostname(), "born": psutil.Process().create_time()}
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(me).encode(), 0)
-        self._handle = handle
-        return True
-
-    def release(self) -> None:
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
-
-    def is_held(self) -> bool:
-        """Tell whether a process holds the lock now."""
-        if self._handle is not None:
-            return True
-        if not self.path.exists():
-            return False
-        handle = self._take()
-        if handle is None:
-            return True
-        os.close(handle)
-        return False
-
-    def holder(self) -> dict:
-        """Return pid, host and time of birth of the last holder; {} where nobody ever had it."""
-        try:
-            return json.loads(self.path.read_text())
-        except (OSError, ValueError):
-            return {}
-
-    def _take(self) -> int | None:
-        try:
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be opened for writing: {error.strerror}") from None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            return None
-        return handle
 
 
 def _yaml(model: BaseModel) -> bytes:

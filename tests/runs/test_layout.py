@@ -1,17 +1,12 @@
-"""Run directories: foreign and outdated ones are refused, a lock has one holder and dies with it."""
+"""Run directories: foreign and outdated ones are refused."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 from conftest import small_run
 
-from hpc_kit.runs.layout import Lock, RunDir
+from hpc_kit.runs.layout import RunDir
 from hpc_kit.spec.errors import InputError
-
-HOLD = "import sys, time; from pathlib import Path; from hpc_kit.runs.layout import Lock\n"
-HOLD += "print(Lock(Path(sys.argv[1])).acquire(), flush=True); time.sleep(60)"
 
 
 def test_run_of_another_schema_version_is_refused(tmp_path):
@@ -44,18 +39,3 @@ def test_same_job_opens_the_run_and_another_is_refused(tmp_path):
     assert small_run(tmp_path / "run").read_plan() == first.read_plan()
     with pytest.raises(InputError, match="is a run of other tasks"):
         small_run(tmp_path / "run", "train.epochs=9")
-
-
-def test_lock_has_one_holder_and_ends_with_it(tmp_path):
-    path = tmp_path / "lock"
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert holder.stdout.readline() == "True\n"
-        lock = Lock(path)
-        assert not lock.acquire() and lock.is_held()
-        assert lock.holder()["pid"] == holder.pid
-    finally:
-        holder.kill()
-        holder.wait()
-    assert not lock.is_held() and lock.acquire()
-    lock.release()
