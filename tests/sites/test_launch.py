@@ -23,3 +23,9 @@ def test_line_gives_the_shell_exactly_these_words(tmp_path):
     out = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert out == "a b; $(touch harm)|3|it's; $(touch harm)|"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_task_is_told_of_the_nodes_own_disk():
+    site = SITE.model_copy(update={"node_local": "/local/$JOB"})
+    assert task_environment(site, Resources())["HPC_KIT_NODE_LOCAL"] == "/local/$JOB"
+    assert "HPC_KIT_NODE_LOCAL" not in task_environment(SITE, Resources())

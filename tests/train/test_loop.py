@@ -7,14 +7,18 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import small_run
+from ase.build import molecule
+from conftest import ListSource, small_run
 
 from hpc_kit.data.batches import open_store
 from hpc_kit.data.manifest import read_manifest
+from hpc_kit.data.prepare import Settings, prepare
+from hpc_kit.data.structures import Structure
 from hpc_kit.files import read_lines
 from hpc_kit.plan import dataset_folder
 from hpc_kit.spec.errors import InputError, WorkError
 from hpc_kit.spec.job import Graph
+from hpc_kit.spec.site import NODE_LOCAL
 from hpc_kit.task import run_task
 from hpc_kit.train import loop
 from hpc_kit.train.scale import fit_scale
@@ -184,3 +188,33 @@ def test_finished_task_is_not_run_again(small_task, capsys):
     run_task(small_task.path)
     assert "is done already" in capsys.readouterr().out
     assert small_task.epochs.read_bytes() == before and math.isfinite(losses(small_task)[0][0])
+
+
+def test_data_on_the_nodes_disk_gives_the_same_losses(tmp_path, monkeypatch):
+    memory = run_small(tmp_path / "memory")
+    monkeypatch.setenv("DISK", str(tmp_path))
+    monkeypatch.setenv(NODE_LOCAL, "$DISK/stage")
+    staged = run_small(tmp_path / "staged")
+    assert any((tmp_path / "stage").glob("*/pos.npy"))
+    assert losses(staged) == losses(memory)
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Forty molecules in shards of ten, with edges."""
+    names = ["CH3CH2OH", "C6H6", "CH4", "C2H6"]
+    molecules = [molecule(names[i % 4]) for i in range(40)]
+    structures = [Structure(f"m{i}", m.numbers, m.positions, {"e": float(len(m))}) for i, m in enumerate(molecules)]
+    prepare(ListSource(structures, e="eV"), tmp_path / "set", Settings(Graph(cutoff=3.0), shard_size=10), workers=0)
+    return [f"data={{source: shards, path: {tmp_path}/set, target: e, graph: {{cutoff: 3.0}}}}", "train.epochs=2"]
+
+
+def test_streamed_training_sees_every_graph_once_an_epoch(tmp_path, shards):
+    task = run_small(tmp_path / "run", *shards, "data.window=2")
+    assert [line["graphs"] for line in read_lines(task.epochs)] == [32, 32]
+    assert all(math.isfinite(loss) for loss, _ in losses(task))
+
+
+def test_batches_within_a_budget_see_every_graph_once_an_epoch(tmp_path, shards):
+    task = run_small(tmp_path / "run", *shards, "train.batch_atoms=30", "train.accumulate=2")
+    assert [line["graphs"] for line in read_lines(task.epochs)] == [32, 32]
