@@ -75,6 +75,8 @@ def make_plan(file: JobFile) -> Plan:
             manifest = read_manifest(folder)
         except InputError as error:
             raise document.error(("data", "path"), str(error)) from None
+        if reason := manifest.other_graph(varied.data.graph.model_dump()):
+            raise document.error(("data", "graph"), reason)
         if varied.data.target not in manifest.targets:
             names = allowed(varied.data.target, manifest.targets)
             raise document.error(("data", "target"), f"unknown target {varied.data.target!r}; {names}")

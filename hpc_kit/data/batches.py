@@ -202,11 +202,8 @@ def read_with_edges(folder: Path, manifest: Manifest, graph: Graph, **which: Any
 
     Raises InputError where the set stores edges of other settings.
     """
-    if manifest.graph is not None and manifest.graph != graph.model_dump():
-        raise InputError(
-            f"{folder}: its edges were built with {manifest.graph}, and data.graph asks for {graph.model_dump()};"
-            " set data.graph to the former or prepare the data anew"
-        )
+    if reason := manifest.other_graph(graph.model_dump()):
+        raise InputError(f"{folder}: {reason}")
     arrays = read_shard_set(folder, manifest, **which)
     if arrays.src is None:
         add_edges(arrays, graph)

@@ -59,6 +59,13 @@ class Manifest(_Record):
     prepared: dict[str, Any]
     sha256: str
 
+    def other_graph(self, asked: dict[str, Any]) -> str:
+        """Return why edges as `asked` cannot be had from this set, "" where they can."""
+        if self.graph is None or self.graph == asked:
+            return ""
+        differing = ", ".join(f"{key} {value}" for key, value in self.graph.items() if asked.get(key) != value)
+        return f"the edges of this data set were built with {differing}: ask for that, or prepare the data anew"
+
     @property
     def graphs(self) -> int:
         return sum(shard.graphs for shard in self.shards)

@@ -78,6 +78,9 @@ def test_prepare_job_then_a_training_on_its_shards(molecules):
     prepared = hpc_kit("submit", "--site", "local", "prepare.yaml", cwd=molecules)
     assert prepared.returncode == 0, prepared.stdout + prepared.stderr
     assert "set: 6 graphs, 0 rejected" in prepared.stdout
+    other = hpc_kit("run", "train.yaml", "--set", "data.graph.cutoff=4.0", cwd=molecules)
+    assert other.returncode == 2
+    assert "data.graph: the edges of this data set were built with cutoff 3.0" in other.stderr
     trained = hpc_kit("run", "train.yaml", cwd=molecules)
     assert trained.returncode == 0, trained.stdout + trained.stderr
 

@@ -106,7 +106,7 @@ def test_staged_copy_is_made_once_and_shared(folder, tmp_path):
 
 
 def test_other_graph_settings_than_the_stored_are_refused(folder):
-    with pytest.raises(InputError, match="data.graph asks for"):
+    with pytest.raises(InputError, match="were built with cutoff 4.0: ask for that"):
         Dataset(folder, "e", Graph(cutoff=3.0))
 
 
