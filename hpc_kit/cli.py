@@ -170,6 +170,8 @@ def data_prepare(
     fields = {"source": source, "path": path and str(path), "out": str(out), "limit": limit, "shard_size": shard_size}
     graph = {"cutoff": cutoff, "max_neighbors": max_neighbors, "rule": rule}
     pairs = [text.partition("=")[::2] for text in options]
+    if wrong := [text for text in options if "=" not in text]:
+        raise InputError(f"--option {wrong[0]}: must be key=value; docs/sources.md lists each source's")
     fields |= {"graph": None if atoms_only else graph, "options": dict(pairs)}
     if workers is not None and workers < 1:
         raise InputError(f"--workers: must be at least 1 (got {workers})")

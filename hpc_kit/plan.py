@@ -63,6 +63,7 @@ def make_plan(file: JobFile) -> Plan:
     if job.kind == "prepare":
         return Plan(schema_version=SCHEMA, name=job.name, tasks=[_prepare_task(job)])
     tasks: dict[str, Task] = {}
+    manifests: dict[Path, Manifest] = {}
     for cell in _cells(job.grid):
         varied, document = job, file.document
         if cell:
@@ -72,9 +73,10 @@ def make_plan(file: JobFile) -> Plan:
             varied = document.check(Job)
         folder = dataset_folder(varied.data)
         try:
-            manifest = read_manifest(folder)
+            manifest = manifests.get(folder) or read_manifest(folder)
         except InputError as error:
             raise document.error(("data", "path"), str(error)) from None
+        manifests[folder] = manifest
         if reason := manifest.other_graph(varied.data.graph.model_dump()):
             raise document.error(("data", "graph"), reason)
         if varied.data.target not in manifest.targets:

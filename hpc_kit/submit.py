@@ -115,7 +115,8 @@ def _follow(
         if cancelled and give_up is None:
             give_up = time.monotonic() + 4 * GRACE_S
         for task_id, future in list(futures.items()):
-            if ledger.tasks[task_id].state == "submitted" and _has_started(run.task(task_id), ledger, task_id):
+            entry = ledger.tasks[task_id]
+            if entry.state == "submitted" and run.task(task_id).started_attempt() == entry.attempt:
                 ledger.start(task_id)
             if future.done():
                 del futures[task_id]
@@ -126,10 +127,6 @@ def _follow(
         show(task_statuses(run, plan, ledger))
         if futures:
             time.sleep(POLL_S)
-
-
-def _has_started(folder: TaskDir, ledger: Ledger, task_id: str) -> bool:
-    return folder.started_attempt() == ledger.tasks[task_id].attempt
 
 
 def _record_end(folder: TaskDir, ledger: Ledger, task_id: str, future: Future) -> None:

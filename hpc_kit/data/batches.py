@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hpc_kit.data.manifest import Manifest, read_manifest
+from hpc_kit.data.manifest import Manifest
 from hpc_kit.data.shards import Arrays, add_edges, read_shard_set
 from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.job import Graph
@@ -141,7 +141,7 @@ class GraphBatch:
 class GraphStore:
     """Graphs in memory as flat tensors, from which batches are cut.
 
-    The arrays may be mapped from a file that several processes share; they are not written to.
+    The arrays may be mapped from a file that several processes share (copy-on-write); they are not written to.
     """
 
     def __init__(self, arrays: Arrays, target: str):
@@ -154,14 +154,16 @@ class GraphStore:
         self._targets = torch.from_numpy(self.target.astype(np.float32)).unsqueeze(1)
         self._atom_ptr, self._edge_ptr = arrays.atom_ptr, arrays.edge_ptr
         names = ("z", "pos", "cell", "src", "dst")
-        self._z, self._pos, self._cell, self._src, self._dst = (_tensor(getattr(arrays, name)) for name in names)
-        self._forces = None if arrays.forces is None else _tensor(arrays.forces)
+        self._z, self._pos, self._cell, self._src, self._dst = (
+            torch.from_numpy(getattr(arrays, name)) for name in names
+        )
+        self._forces = None if arrays.forces is None else torch.from_numpy(arrays.forces)
         # A fourth byte a row makes a shift one number to gather, five times faster than three.
         self._shift = None
         if arrays.shift is not None and arrays.pbc.any():
             padded = np.zeros((len(arrays.shift), 4), np.int8)
             padded[:, :3] = arrays.shift
-            self._shift = _tensor(padded.view(np.int32).ravel())
+            self._shift = torch.from_numpy(padded.view(np.int32).ravel())
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -189,12 +191,6 @@ class GraphStore:
         )
 
 
-def open_store(folder: Path, target: str, graph: Graph) -> GraphStore:
-    """Read a whole shard set into memory. Raises InputError where it is damaged or was built with other edges."""
-    manifest = read_manifest(folder)
-    return GraphStore(read_with_edges(folder, manifest, graph, targets=[target]), target)
-
-
 def read_with_edges(folder: Path, manifest: Manifest, graph: Graph, **which: Any) -> Arrays:
     """Read shards and see that they have the edges that `graph` asks for: those stored, or built here.
 
@@ -208,11 +204,6 @@ def read_with_edges(folder: Path, manifest: Manifest, graph: Graph, **which: Any
     if arrays.src is None:
         add_edges(arrays, graph)
     return arrays
-
-
-def _tensor(array: np.ndarray) -> torch.Tensor:
-    """Return a tensor on the same memory; mapped files are opened copy-on-write, so torch may call them writable."""
-    return torch.from_numpy(array)
 
 
 def _offsets(counts: torch.Tensor) -> torch.Tensor:

@@ -48,7 +48,8 @@ class Dataset:
         elif manifest.graph is None:
             raise InputError(f"{folder}: stores no edges, and streaming needs them: prepare it with a cutoff")
         else:
-            self.ids, self.target = read_ids(folder, manifest), read_targets(folder, manifest, [target])[target]
+            self.ids = read_ids(folder, manifest.shards)
+            self.target = read_targets(folder, manifest, [target])[target]
             self.atoms_per_graph = np.array(manifest.atoms_per_graph)
             self.edges_per_graph = np.array(manifest.edges_per_graph)
 

@@ -25,7 +25,7 @@ from hpc_kit.data.shards import (
     concatenate,
     file_sha256,
     pack,
-    read_shard_ids,
+    read_ids,
     write_shard,
 )
 from hpc_kit.data.sources import Source
@@ -90,28 +90,31 @@ def prepare(
 
 def _write_shards(source, out, settings, workers, rank, ranks, show) -> int:
     """Write this rank's shards; return how many the set has in all."""
-    done = rejected = number = 0
+    shards = 0
+    totals = [0, 0]
     pending: set[Future] = set()
+
+    def count(done: int, rejected: int) -> None:
+        totals[:] = totals[0] + done, totals[1] + rejected
+        show(*totals)
+
     with _pool(workers) as pool:
-        for number, records in _chunks(_unique(source.records(), settings.limit), settings.shard_size):
-            if (number - 1) % ranks != rank:
+        for number, records in enumerate(_chunks(_unique(source.records(), settings.limit), settings.shard_size)):
+            shards = number + 1
+            if number % ranks != rank:
                 continue
-            kept = _finished_shard(out, number - 1)
+            kept = _finished_shard(out, number)
             if kept is not None:
-                done, rejected = done + len(records), rejected + len(kept["rejects"])
-                show(done, rejected)
+                count(len(records), len(kept["rejects"]))
                 continue
-            pending.add(pool.submit(_write_one, source, out, settings, number - 1, records))
+            pending.add(pool.submit(_write_one, source, out, settings, number, records))
             while len(pending) > workers:  # one shard waits; more would only hold memory
                 ended, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for counts in map(_result, ended):
-                    done, rejected = done + counts[0], rejected + counts[1]
-                    show(done, rejected)
+                for future in ended:
+                    count(*_result(future))
         for future in pending:
-            counts = _result(future)
-            done, rejected = done + counts[0], rejected + counts[1]
-            show(done, rejected)
-    return number
+            count(*_result(future))
+    return shards
 
 
 def _pool(workers: int) -> Executor:
@@ -162,12 +165,9 @@ def _unique(records: Iterator[tuple[str, Any]], limit: int | None) -> Iterator[t
             yield id, raw, ""
 
 
-def _chunks(records: Iterator, size: int) -> Iterator[tuple[int, list]]:
-    for number in itertools.count(1):
-        chunk = list(itertools.islice(records, size))
-        if not chunk:
-            return
-        yield number, chunk
+def _chunks(records: Iterator, size: int) -> Iterator[list]:
+    while chunk := list(itertools.islice(records, size)):
+        yield chunk
 
 
 def _result(future: Future) -> tuple[int, int]:
@@ -254,7 +254,7 @@ def _known(splits: dict, out: Path, sidecars: list[dict]) -> dict:
     """Return published splits without the identifiers that `limit` or a reject keeps out of the set."""
     if not splits:
         return {}
-    here = {id.decode() for sidecar in sidecars for id in read_shard_ids(out / sidecar["shard"]["file"])}
+    here = {id.decode() for id in read_ids(out, [Shard(**sidecar["shard"]) for sidecar in sidecars])}
     return {
         name: {part: [i for i in ids if i in here] for part, ids in parts.items()} for name, parts in splits.items()
     }

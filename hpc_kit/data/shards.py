@@ -178,18 +178,9 @@ def read_composition(folder: Path, manifest: Manifest) -> Arrays:
     return concatenate([_read_shard(folder / s.file, s, [], places) for s in manifest.shards])
 
 
-def read_ids(folder: Path, manifest: Manifest) -> np.ndarray:
-    """Read nothing but the identifiers of a whole set: [G] bytes."""
-    return np.concatenate([read_shard_ids(folder / shard.file) for shard in manifest.shards])
-
-
-def read_shard_ids(path: Path) -> np.ndarray:
-    """Read the identifiers of one shard: [G] bytes. Raises InputError where it cannot be read."""
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            return file["ids"][:]
-    except (OSError, KeyError) as error:
-        raise InputError(f"{path}: not a readable shard: {error}") from None
+def read_ids(folder: Path, shards: Iterable[Shard]) -> np.ndarray:
+    """Read nothing but the identifiers of some shards: [G] bytes."""
+    return np.concatenate([_read_shard(folder / s.file, s, [], {"ids": "ids"}).ids for s in shards])
 
 
 def file_sha256(path: Path) -> str:

@@ -12,7 +12,6 @@ from typing import Any
 from hpc_kit.files import append_line, drop_torn_line, read_lines
 
 TERMINAL = ("done", "failed", "cancelled", "lost")
-STATES = ("planned", "submitted", "started", *TERMINAL)
 
 
 @dataclass

@@ -100,6 +100,7 @@ def test_rejects_are_counted_and_named(molecules):
         (["jarvi", "--out", "x"], "'jarvi' is not allowed; did you mean 'jarvis'?"),
         (["files", "--path", "nowhere.xyz", "--out", "x"], "nowhere.xyz"),
         ([*OWN, "--option", "colum=energy", "--out", "x"], "no option 'colum'"),
+        ([*OWN, "--option", "columns", "--out", "x"], "--option columns: must be key=value"),
         ([*OWN, "--out", "x", "--cutoff", "-1"], "graph.cutoff: must be greater than 0"),
         ([*OWN, "--out", "x", "--limit", "0"], "limit: must be at least 1"),
         ([*OWN, "--out", "x", "--workers", "0"], "--workers: must be at least 1"),

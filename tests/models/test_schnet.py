@@ -5,9 +5,10 @@ import copy
 import numpy as np
 import pytest
 import torch
+from conftest import open_store
 from torch_geometric.nn.models import SchNet as ReferenceSchNet
 
-from hpc_kit.data.batches import GraphBatch, GraphStore, open_store
+from hpc_kit.data.batches import GraphBatch, GraphStore
 from hpc_kit.models.schnet import SchNet
 from hpc_kit.spec.job import Graph
 from hpc_kit.spec.shipped import shipped_folder

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 from ase.build import molecule
-from conftest import ListSource, small_run
+from conftest import ListSource, open_store, small_run
 
-from hpc_kit.data.batches import open_store
 from hpc_kit.data.manifest import read_manifest
 from hpc_kit.data.prepare import Settings, prepare
 from hpc_kit.data.structures import Structure
