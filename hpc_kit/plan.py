@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict
 from hpc_kit.data.manifest import Manifest, read_manifest
 from hpc_kit.data.split_file import resolve_split
 from hpc_kit.spec.errors import InputError, allowed
-from hpc_kit.spec.job import Data, Job, JobFile, Model, Prepare, Resources, Train
+from hpc_kit.spec.job import Data, Job, JobFile, Prepare, Resources, Train
+from hpc_kit.spec.models import Model
 from hpc_kit.spec.shipped import shipped_folder
 
 SCHEMA = 1

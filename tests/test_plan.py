@@ -40,7 +40,9 @@ def test_id_does_not_depend_on_resources(tmp_path):
     assert asked.tasks[0].id == plan_of(tmp_path, JOB).tasks[0].id
 
 
-@pytest.mark.parametrize("change", ["train.epochs=6", "data.target=homo", "data.split.seed=1", "model.hidden=64"])
+@pytest.mark.parametrize(
+    "change", ["train.epochs=6", "data.target=homo", "data.split.seed=1", "model={name: schnet, hidden: 64}"]
+)
 def test_id_depends_on_content(tmp_path, change):
     assert plan_of(tmp_path, JOB, change).tasks[0].id != plan_of(tmp_path, JOB).tasks[0].id
 

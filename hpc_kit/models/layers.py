@@ -30,6 +30,10 @@ class GaussianBasis(nn.Module):
         return torch.exp(-self.gamma * (distance.unsqueeze(-1) - self.centres).square())
 
 
+class BatchNorm(nn.BatchNorm1d):
+    """torch's BatchNorm1d: [N, F] -> [N, F], with the same state."""
+
+
 def sum_by_graph(values: torch.Tensor, graph_of_atom: torch.Tensor, graphs: int) -> torch.Tensor:
     """values [N, F], graph_of_atom [N] -> [graphs, F]."""
     return values.new_zeros(graphs, values.shape[1]).index_add_(0, graph_of_atom, values)

@@ -7,27 +7,21 @@ from torch import nn
 
 from hpc_kit.data.batches import GraphBatch
 from hpc_kit.models.layers import GaussianBasis, ShiftedSoftplus, sum_by_graph
+from hpc_kit.spec.job import Graph
+from hpc_kit.spec.models import SchNet as Spec
 
 
 class SchNet(nn.Module):
     """Atom embeddings refined by `interactions` blocks, then an atom-wise network and a sum or mean over atoms."""
 
-    def __init__(
-        self,
-        cutoff: float,
-        hidden: int = 128,
-        filters: int = 128,
-        interactions: int = 6,
-        gaussians: int = 50,
-        readout: str = "sum",
-        targets: int = 1,
-    ):
+    def __init__(self, spec: Spec, graph: Graph, targets: int = 1):
         super().__init__()
-        self.cutoff = cutoff
-        self.readout = readout
+        self.cutoff = graph.cutoff
+        self.readout = spec.readout
+        hidden, filters, gaussians = spec.hidden, spec.filters, spec.gaussians
         self.embedding = nn.Embedding(119, hidden)
-        self.basis = GaussianBasis(cutoff, gaussians)
-        self.blocks = nn.ModuleList(Interaction(hidden, filters, gaussians) for _ in range(interactions))
+        self.basis = GaussianBasis(graph.cutoff, gaussians)
+        self.blocks = nn.ModuleList(Interaction(hidden, filters, gaussians) for _ in range(spec.interactions))
         self.atomwise = nn.Sequential(nn.Linear(hidden, hidden // 2), ShiftedSoftplus())
         self.output = nn.Linear(hidden // 2, targets)
 

@@ -29,9 +29,10 @@ class Strict(BaseModel):
     @classmethod
     def _known_keys(cls, value: Any) -> Any:
         if isinstance(value, dict):
+            names = [field.alias or name for name, field in cls.model_fields.items()]
             for key in value:
-                if key not in cls.model_fields:
-                    text = f"unknown key; {allowed(key, cls.model_fields)}"
+                if key not in names:
+                    text = f"unknown key; {allowed(key, names)}"
                     raise PydanticCustomError("unknown_key", "{text}", {"text": text, "key": str(key)})
         return value
 

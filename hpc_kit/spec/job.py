@@ -8,12 +8,11 @@ from pydantic import Field, field_validator, model_validator
 
 from hpc_kit.spec.document import Document, Strict, parse_scalar, read_document
 from hpc_kit.spec.errors import InputError
+from hpc_kit.spec.models import Model, Positive, PositiveFloat, SchNet
 from hpc_kit.spec.shipped import find_shipped
 from hpc_kit.spec.split import Fractions, Seed, Split
 
-Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 
 
@@ -69,20 +68,6 @@ class Prepare(Strict):
     limit: Positive | None = None
     shard_size: Positive = 2048
     options: dict[str, str] = {}
-
-
-class SchNet(Strict):
-    """SchNet (Schuett et al. 2017): widths and counts; the cutoff is `data.graph.cutoff`."""
-
-    name: Literal["schnet"] = "schnet"
-    hidden: Annotated[int, Field(ge=2)] = 128
-    filters: Positive = 128
-    interactions: Positive = 6
-    gaussians: Annotated[int, Field(ge=2)] = 50
-    readout: Literal["sum", "mean"] = "sum"
-
-
-Model = SchNet
 
 
 class Train(Strict):

@@ -36,8 +36,8 @@ def train(task: Task, out: TaskDir) -> None:
 
     data, parts = open_data(task, out)
     index = parts.indices
-    scale = fit_scale(data, index["train"], per_atom=task.model.readout == "sum")
-    model = build_model(task.model, task.data.graph.cutoff).to(device)
+    scale = fit_scale(data, index["train"], per_atom=task.model.sums_over_atoms)
+    model = build_model(task.model, task.data.graph).to(device)
     optimizer = build_optimizer(model.parameters(), settings)
     prints = write_fingerprint(task, out, device)
 

@@ -11,6 +11,7 @@ from torch_geometric.nn.models import SchNet as ReferenceSchNet
 from hpc_kit.data.batches import GraphBatch, GraphStore
 from hpc_kit.models.schnet import SchNet
 from hpc_kit.spec.job import Graph
+from hpc_kit.spec.models import SchNet as Spec
 from hpc_kit.spec.shipped import shipped_folder
 
 CUTOFF = 5.0
@@ -24,7 +25,7 @@ def store() -> GraphStore:
 @pytest.fixture
 def model() -> SchNet:
     torch.manual_seed(0)
-    return SchNet(CUTOFF, hidden=32, filters=24, interactions=3, gaussians=20)
+    return SchNet(Spec(hidden=32, filters=24, interactions=3, gaussians=20), Graph(cutoff=CUTOFF))
 
 
 def reference_with_weights_of(model: SchNet, batch: GraphBatch) -> ReferenceSchNet:
