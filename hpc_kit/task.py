@@ -1,40 +1,82 @@
 """The node side's entrance: reads a task directory, calls the room for its kind, writes done.json last."""
 
+import contextlib
 import os
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from hpc_kit.files import write_json
 from hpc_kit.plan import Task
+from hpc_kit.ranks import expect_ranks
 from hpc_kit.runs.layout import TaskDir
 from hpc_kit.spec.errors import InputError
 
 
 def run_task(folder: Path) -> None:
-    """Run the task in `folder` from wherever an earlier attempt left it.
+    """Run the task in `folder` from wherever an earlier attempt left it; of several ranks each calls this.
 
     Raises InputError where the input is wrong, WorkError where the work failed.
     """
     directory = TaskDir(folder.resolve())
     task = directory.read_task()
+    ranks = expect_ranks(task.resources.nodes * task.resources.ranks_per_node)
+    if ranks.size > 1:
+        head = ranks.head if ranks.rank else ""
+        sys.stdout, sys.stderr = _Headed(sys.stdout, head), _Headed(sys.stderr, head)
+    if ranks.rank > 0:
+        if not directory.is_done():
+            _work(task, directory)
+        return
     if directory.is_done():
         print(f"{task.id}: is done already")
         return
-    lock = directory.lock
-    if not lock.acquire():
-        raise InputError(f"{folder}: another process ({lock.holder().get('pid')}) works on this task")
-    try:
+    with _alone(directory):
         print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {task.id} ({task.label}) pid {os.getpid()}", flush=True)
-        if task.kind == "prepare":
-            _prepare(task, directory)
-        else:
-            from hpc_kit.train.loop import train  # torch is loaded here, after the cheap checks
-
-            train(task, directory)
+        _work(task, directory)
         finished = {"schema_version": task.schema_version, "id": task.id, "finished_at": time.time()}
         write_json(directory.done, finished)
+
+
+@contextlib.contextmanager
+def _alone(directory: TaskDir) -> Iterator[None]:
+    """Hold the task's lock. Raises InputError where another process has it."""
+    lock = directory.lock
+    if not lock.acquire():
+        raise InputError(f"{directory.path}: another process ({lock.holder().get('pid')}) works on this task")
+    try:
+        yield
     finally:
         lock.release()
+
+
+def _work(task: Task, directory: TaskDir) -> None:
+    if task.kind == "prepare":
+        _prepare(task, directory)
+        return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a rank's end is told once, in words, not in C++ frames
+    from hpc_kit.train.loop import train  # torch is loaded here, after the cheap checks
+
+    train(task, directory)
+
+
+class _Headed:
+    """A text stream whose lines begin with `head` and are written whole: all ranks write to one log."""
+
+    def __init__(self, stream: TextIO, head: str):
+        self._stream, self._head, self._rest = stream, head, ""
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        if lines:
+            self._stream.write("".join(f"{self._head}{line}\n" for line in lines))
+            self._stream.flush()
+        return len(text)
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
 
 
 def _prepare(task: Task, out: TaskDir) -> None:

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -10,8 +12,13 @@ import psutil
 import pytest
 from conftest import SMALL, hpc_kit, ledger_states, set_options, small_run, start_hpc_kit
 
+from hpc_kit import submit
+from hpc_kit.files import read_lines
+from hpc_kit.runs.layout import RunDir
+
 SUBMIT = ["submit", "--site", "local", "quickstart", *set_options(SMALL)]
 LONG = ["--set", "train.epochs=500"]
+TWO_RANKS = ["--set", "seeds=[0]", "--set", "resources.ranks_per_node=2"]
 
 
 def wait_for(condition, what: str, seconds: float = 60.0):
@@ -51,7 +58,8 @@ def test_submit_runs_all_tasks_and_ends_with_the_table(tmp_path):
 
     report = json.loads(hpc_kit("report", "run", "--json", cwd=tmp_path).stdout)
     metrics = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("run/tasks/*/metrics.json"))]
-    assert report["seeds"][0]["mean"] == pytest.approx(sum(m["test_mae"] for m in metrics) / 3)
+    zpve = report["seeds"][0]["targets"]["zpve"]
+    assert zpve["mean"] == pytest.approx(sum(m["targets"]["zpve"]["test_mae"] for m in metrics) / 3)
     assert {task["state"] for task in json.loads(hpc_kit("status", "run", "--json", cwd=tmp_path).stdout)} == {"done"}
 
 
@@ -63,6 +71,45 @@ def test_run_gives_the_same_losses_as_submit(tmp_path):
         for name in "ab"
     ]
     assert losses[0] == losses[1] and len(losses[0]) == 4
+
+
+def test_two_ranks_train_to_the_losses_of_one(tmp_path):
+    for ranks in (1, 2):
+        out = hpc_kit(*SUBMIT, "--set", "seeds=[0]", "--set", f"resources.ranks_per_node={ranks}", cwd=tmp_path)
+        assert out.returncode == 0, out.stdout + out.stderr
+    [one, two] = [read_lines(path) for path in sorted(tmp_path.glob("runs/*/tasks/*/epochs.jsonl"))]
+    assert [line["world_size"] for line in one + two] == [1] * 4 + [2] * 4
+    for field in ("train_loss", "val_mae"):
+        assert [line[field] for line in two] == pytest.approx([line[field] for line in one], rel=1e-4)
+    assert len(read_lines(next(tmp_path.glob("runs/*/ledger.jsonl")))) == 3
+
+
+def test_preempted_ranks_write_a_checkpoint_and_go_on(tmp_path):
+    run = tmp_path / "run"
+    driver = start_hpc_kit(*SUBMIT, *LONG, *TWO_RANKS, "--run", "run", cwd=tmp_path)
+    wait_for(lambda: epochs_written(run) >= 2, "training")
+    os.kill(json.loads(next(run.glob("tasks/*/process.json")).read_text())["pid"], signal.SIGUSR1)
+    wait_for(lambda: ledger_states(run)[2:] == ["preempted", "submitted", "started"], "the second attempt")
+    before = epochs_written(run)
+    wait_for(lambda: epochs_written(run) >= before + 2, "training again")
+    hpc_kit("cancel", "run", cwd=tmp_path)
+    driver.wait(60)
+    assert ledger_states(run)[-1] == "cancelled"
+    assert "rank 1: " in (log := next(run.glob("tasks/*/log.txt")).read_text()) and "SIGUSR1 was sent" in log
+    assert processes_of(run) == []
+
+
+def test_killed_rank_fails_its_task_with_its_name(tmp_path):
+    run = tmp_path / "run"
+    driver = start_hpc_kit(*SUBMIT, *LONG, *TWO_RANKS, "--run", "run", cwd=tmp_path)
+    wait_for(lambda: epochs_written(run) >= 1, "training")
+    launcher = json.loads(next(run.glob("tasks/*/process.json")).read_text())["pid"]
+    psutil.Process(launcher).children()[1].kill()
+    assert driver.wait(60) == 1
+    assert read_lines(run / "ledger.jsonl")[-1]["state"] == "failed"
+    log = next(run.glob("tasks/*/log.txt")).read_text()
+    assert "rank 1 of 2 (host" in log and "rank 1 of 2 was killed by SIGKILL" in log
+    assert processes_of(run) == []
 
 
 def test_path_with_spaces_and_a_dollar_works(tmp_path):
@@ -154,3 +201,83 @@ def test_half_written_ledger_line_does_not_stop_a_resume(tmp_path):
     run.ledger.write_text('{"time": 1, "task": "quick')
     assert hpc_kit("resume", "run", cwd=tmp_path).returncode == 0
     assert ledger_states(tmp_path / "run") == ["submitted", "started", "done"]
+
+
+# A task that counts its attempts in last.pt and is preempted until `attempts` are made.
+PREEMPTED = """
+import os, sys, time
+folder, attempts, gets_on = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+last, done = os.path.join(folder, "last.pt"), os.path.join(folder, "done.json")
+made = os.path.getsize(last) if os.path.exists(last) else 0
+if made + 1 < attempts:
+    if gets_on:
+        open(last, "a").write("x")
+    print("SIGTERM was sent")
+    sys.exit(75)
+open(done, "w").write("{}")
+"""
+# A task that needs seven seconds after SIGTERM to write its checkpoint.
+SLOW = """
+import os, signal, sys, time
+def end(*_):
+    time.sleep(7)
+    open(os.path.join(sys.argv[1], "last.pt"), "w").write("x")
+    sys.exit(75)
+signal.signal(signal.SIGTERM, end)
+open(os.path.join(sys.argv[1], "ready"), "w")
+time.sleep(60)
+"""
+
+
+def drive(run: RunDir, monkeypatch, code: str, *arguments: object):
+    """Drive `run` with `code` in the place of a training; return the states of its tasks."""
+
+    def command(folder, resources):
+        return [sys.executable, "-c", code, str(folder), *map(str, arguments)]
+
+    monkeypatch.setattr(submit, "task_command", command)
+    return submit.drive(run, run.read_plan(), run.read_site(), lambda states: None, parsl=False)
+
+
+def test_preempted_task_is_started_again_until_it_is_done(tmp_path, monkeypatch):
+    run = small_run(tmp_path / "run", "seeds=[0]")
+    [state] = drive(run, monkeypatch, PREEMPTED, 4, 1)
+    assert (state.state, state.attempt) == ("done", 4)
+    assert ledger_states(run.path) == ["submitted", "started", "preempted"] * 3 + ["submitted", "started", "done"]
+    preempted = [line for line in read_lines(run.ledger) if line["state"] == "preempted"]
+    assert {(line["reason"], line["exit_code"]) for line in preempted} == {("SIGTERM was sent", 75)}
+
+
+def test_task_that_never_gets_further_is_not_started_for_ever(tmp_path, monkeypatch):
+    run = small_run(tmp_path / "run", "seeds=[0]")
+    [state] = drive(run, monkeypatch, PREEMPTED, 4, 0)
+    assert (state.state, state.attempt) == ("failed", 2)
+    assert state.reason == "preempted 2 times in a row without getting further: SIGTERM was sent"
+    [state] = drive(run, monkeypatch, PREEMPTED, 4, 1)
+    assert (state.state, state.attempt) == ("done", 6)
+
+
+def test_preempted_task_is_taken_up_by_resume(tmp_path, monkeypatch):
+    run = small_run(tmp_path / "run", "seeds=[0]")
+    ledger = submit.Ledger(run.ledger, [run.read_plan().tasks[0].id])
+    for task_id in ledger.tasks:
+        ledger.submit(task_id)
+        ledger.end(task_id, "preempted", "SIGTERM was sent", 75)
+    assert json.loads(hpc_kit("status", "run", "--json", cwd=tmp_path).stdout)[0]["state"] == "preempted"
+    [state] = drive(run, monkeypatch, PREEMPTED, 1, 1)
+    assert (state.state, state.attempt) == ("done", 2)
+
+
+def test_cancelling_leaves_time_for_a_checkpoint_and_starts_nothing_again(tmp_path, monkeypatch):
+    run = small_run(tmp_path / "run", "seeds=[0]")
+    folder = run.task(run.read_plan().tasks[0].id)
+
+    def cancel():
+        wait_for((folder.path / "ready").exists, "the task")
+        run.cancel_request.touch()
+
+    threading.Thread(target=cancel).start()
+    [state] = drive(run, monkeypatch, SLOW)
+    assert (state.state, state.attempt, state.reason) == ("cancelled", 1, "on request")
+    assert folder.last.read_text() == "x"
+    assert ledger_states(run.path) == ["submitted", "started", "cancelled"]

@@ -8,7 +8,7 @@ from hpc_kit import machine
 from hpc_kit.data.manifest import Manifest
 from hpc_kit.data.prepare import REJECTS, Settings, prepare
 from hpc_kit.data.sources import open_source
-from hpc_kit.ranks import rank_and_size
+from hpc_kit.ranks import find_ranks
 from hpc_kit.spec.job import Prepare
 
 LINE_EVERY_S = 5.0
@@ -17,11 +17,11 @@ LINE_EVERY_S = 5.0
 def prepare_from(spec: Prepare, workers: int | None = None) -> Manifest:
     """Make the shard set that `spec` describes; workers None: one a usable core, shared by the ranks."""
     source = open_source(spec.source, Path(spec.path) if spec.path else None, spec.options)
-    rank, ranks = rank_and_size()
+    ranks = find_ranks()
     if workers is None:
-        workers = max(1, machine.usable_cores() // ranks)
+        workers = max(1, machine.usable_cores() // ranks.size)
     settings = Settings(spec.graph, spec.shard_size, spec.limit)
-    return prepare(source, Path(spec.out), settings, workers, rank, ranks, _Lines(rank, ranks))
+    return prepare(source, Path(spec.out), settings, workers, ranks.rank, ranks.size, _Lines(ranks.head))
 
 
 def summary(folder: Path, manifest: Manifest) -> str:
@@ -36,8 +36,8 @@ def summary(folder: Path, manifest: Manifest) -> str:
 class _Lines:
     """A line on standard error every LINE_EVERY_S seconds."""
 
-    def __init__(self, rank: int, ranks: int):
-        self._head = f"rank {rank}: " if ranks > 1 else ""
+    def __init__(self, head: str):
+        self._head = head
         self._next = time.monotonic() + LINE_EVERY_S
 
     def __call__(self, done: int, rejected: int) -> None:

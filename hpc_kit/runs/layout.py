@@ -33,6 +33,7 @@ class TaskDir:
     log = property(lambda self: self.path / "log.txt")
     done = property(lambda self: self.path / "done.json")
     process = property(lambda self: self.path / "process.json")
+    rendezvous = property(lambda self: self.path / "rendezvous.json")
 
     @property
     def lock(self) -> Lock:
@@ -65,6 +66,21 @@ class TaskDir:
             return json.loads(self.process.read_text())["attempt"]
         except FileNotFoundError:
             return 0
+
+    def leader(self) -> int | None:
+        """Return the pid of the process that the last attempt began with, which leads its session; None: none yet."""
+        try:
+            return json.loads(self.process.read_text())["pid"]
+        except FileNotFoundError:
+            return None
+
+    def reached(self) -> tuple[int, int]:
+        """Return what changes with every checkpoint: time and size of last.pt, zeros where there is none."""
+        try:
+            state = self.last.stat()
+        except FileNotFoundError:
+            return 0, 0
+        return state.st_mtime_ns, state.st_size
 
     def log_tail(self, lines: int) -> list[str]:
         """Return the last lines of log.txt that are not empty."""

@@ -1,7 +1,7 @@
 """The ledger: an append-only file that says what became of each attempt at each task, and why.
 
 A task's state is that of its last attempt. Within one attempt a terminal state is the last one: a later line
-for the same attempt is refused.
+for the same attempt is refused. "preempted" is not terminal: the task waits for its next attempt.
 """
 
 import time
@@ -49,7 +49,7 @@ class Ledger:
         self._append(task_id, "started", attempt=self.tasks[task_id].attempt)
 
     def end(self, task_id: str, state: str, reason: str = "", exit_code: int | None = None) -> None:
-        """Record how the current attempt ended; state is one of TERMINAL."""
+        """Record how the current attempt ended; state is one of TERMINAL, or "preempted"."""
         self._append(task_id, state, attempt=self.tasks[task_id].attempt, reason=reason, exit_code=exit_code)
 
     def _append(self, task_id: str, state: str, **more: Any) -> None:

@@ -18,7 +18,7 @@ from hpc_kit.files import write_json
 from hpc_kit.runs.layout import TaskDir
 
 POLL_S = 0.25
-GRACE_S = 5.0
+GRACE_S = 30.0  # from SIGTERM to SIGKILL: for the step under way and a checkpoint
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)
 
@@ -42,7 +42,7 @@ def supervise(
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=lambda: _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM),  # if this worker is killed
+            preexec_fn=end_with_parent,
         )
     write_json(
         task.process,
@@ -62,6 +62,11 @@ def supervise(
     return {"exit_code": process.wait(), "ended": ended}
 
 
+def end_with_parent() -> None:
+    """Have the kernel send this process SIGTERM when the one that started it dies, however it dies."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 def is_alive(pid: int, born: float) -> bool:
     """Tell whether the process `pid` that was born at `born` (seconds since 1970) still runs on this host."""
     try:
@@ -71,14 +76,14 @@ def is_alive(pid: int, born: float) -> bool:
         return False
 
 
-def end_session(leader: int) -> None:
-    """End every process of the session that `leader` started: politely, then after GRACE_S by force.
+def end_session(leader: int, grace: float = GRACE_S) -> None:
+    """End every process of the session that `leader` started: politely, then after `grace` seconds by force.
 
     Exit codes are left for the parent to collect.
     """
     for process in _members(leader):
         _signal(process, signal.SIGTERM)
-    deadline = time.monotonic() + GRACE_S
+    deadline = time.monotonic() + grace
     while (members := _members(leader)) and time.monotonic() < deadline:
         time.sleep(0.05)
     for process in members:

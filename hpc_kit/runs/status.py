@@ -13,7 +13,8 @@ from hpc_kit.runs.ledger import TERMINAL, Ledger
 class TaskStatus:
     """One task as the ledger and its records tell it.
 
-    `state` is the ledger's; "interrupted" where the ledger has it under way and no driver is at work.
+    `state` is the ledger's ("preempted": to be started again); "interrupted" where the ledger has it under way and no
+    driver is at work.
     `val_mae` is the last epoch's, in `unit`; `wall_s` the wall times of all epochs so far.
     """
 

@@ -8,9 +8,11 @@ from hpc_kit.spec.job import Resources
 from hpc_kit.spec.site import NODE_LOCAL, Site
 
 
-def task_command(folder: Path) -> list[str]:
-    """Return the argv that runs the task in `folder` with this interpreter and this package."""
-    return [sys.executable, "-m", "hpc_kit", "task", str(folder)]
+def task_command(folder: Path, resources: Resources) -> list[str]:
+    """Return the argv that runs the task in `folder`, all its ranks, with this interpreter and this package."""
+    launcher = [sys.executable, "-m", "hpc_kit.sites.local_ranks", str(resources.ranks_per_node)]
+    command = [sys.executable, "-m", "hpc_kit", "task", str(folder)]
+    return command if resources.ranks_per_node == 1 else [*launcher, *command]
 
 
 def task_environment(site: Site, resources: Resources) -> dict[str, str]:

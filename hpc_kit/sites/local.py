@@ -12,6 +12,8 @@ from parsl.utils import RepresentationMixin
 
 from hpc_kit.runs.process import end_session
 
+BLOCK_GRACE_S = 5.0  # for Parsl's own processes; tasks are in sessions of their own
+
 
 class ProcessProvider(ExecutionProvider, RepresentationMixin):
     """One block: a bash process in a session of its own that runs Parsl's worker pool."""
@@ -43,7 +45,7 @@ class ProcessProvider(ExecutionProvider, RepresentationMixin):
 
     def cancel(self, job_ids: list[str]) -> list[bool]:
         for job in job_ids:
-            end_session(int(job))
+            end_session(int(job), BLOCK_GRACE_S)
         return [True for _ in job_ids]
 
     @property

@@ -21,7 +21,7 @@ def parsl_config(site: Site, resources: Resources, run_dir: Path) -> Config:
     """Return the configuration that runs one task a slot on `site`; Parsl's own files go to `run_dir`."""
     if any(character in str(run_dir) for character in "'{}\n"):
         raise InputError(f"{run_dir}: Parsl cannot work in a path with a quote, a brace or a line break")
-    gpus = machine.visible_gpus() if resources.gpus_per_rank else []
+    gpus, ranks = machine.visible_gpus() if resources.gpus_per_rank else [], resources.ranks_per_node
     python = shlex.quote(sys.executable)
     workers = htex.DEFAULT_LAUNCH_CMD.replace(
         "process_worker_pool.py", f"exec {python} -m parsl.executors.high_throughput.process_worker_pool"
@@ -34,7 +34,7 @@ def parsl_config(site: Site, resources: Resources, run_dir: Path) -> Config:
         address="127.0.0.1",
         max_workers_per_node=slots(site, resources),
         cores_per_worker=1e-3,  # max_workers_per_node alone decides
-        available_accelerators=gpus,
+        available_accelerators=[",".join(gpus[i : i + ranks]) for i in range(0, len(gpus) - ranks + 1, ranks)],
         launch_cmd=workers,
         interchange_launch_cmd=[sys.executable, "-m", "hpc_kit.sites.interchange", str(os.getpid())],
         heartbeat_period=5,

@@ -1,7 +1,9 @@
-"""The two ways a command ends badly. The command line turns them into a message and an exit code."""
+"""The ways a command ends before its work is done. The command line turns each into a message and an exit code."""
 
 import difflib
 from collections.abc import Iterable
+
+PREEMPTED = 75  # sysexits.h: EX_TEMPFAIL
 
 
 class InputError(Exception):
@@ -10,6 +12,10 @@ class InputError(Exception):
 
 class WorkError(Exception):
     """The input was right and the work failed all the same: exit code 1."""
+
+
+class Preempted(Exception):
+    """The machine is wanted back, and the work so far is kept: exit code PREEMPTED. The same command goes on."""
 
 
 def allowed(word: str, names: Iterable[str]) -> str:

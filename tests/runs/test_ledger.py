@@ -39,3 +39,13 @@ def test_line_cut_off_by_a_kill_is_dropped(ledger):
     again = Ledger(ledger.path, ["a", "b"])
     again.start("a")
     assert Ledger(ledger.path, ["a", "b"]).tasks["a"].state == "started"
+
+
+def test_preempted_task_waits_for_its_next_attempt_or_its_end(ledger):
+    for task_id in "ab":
+        ledger.submit(task_id)
+        ledger.end(task_id, "preempted", "SIGTERM was sent", 75)
+    ledger.submit("a")
+    ledger.end("b", "cancelled", "on request")
+    tasks = Ledger(ledger.path, ["a", "b"]).tasks
+    assert [(tasks[x].state, tasks[x].attempt) for x in "ab"] == [("submitted", 2), ("cancelled", 1)]

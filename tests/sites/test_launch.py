@@ -12,7 +12,10 @@ SITE = Site(name="box", description="a box", scheduler="local", environment={"NO
 
 
 def test_command_runs_this_package_with_this_interpreter():
-    assert task_command(Path("/r/tasks/t")) == [sys.executable, "-m", "hpc_kit", "task", "/r/tasks/t"]
+    alone = [sys.executable, "-m", "hpc_kit", "task", "/r/tasks/t"]
+    assert task_command(Path("/r/tasks/t"), Resources()) == alone
+    several = task_command(Path("/r/tasks/t"), Resources(ranks_per_node=4))
+    assert several == [sys.executable, "-m", "hpc_kit.sites.local_ranks", "4", *alone]
 
 
 def test_line_gives_the_shell_exactly_these_words(tmp_path):
