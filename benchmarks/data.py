@@ -65,9 +65,9 @@ def batches_in_memory(folder: Path, repeats: int) -> None:
     from torch_geometric.data import Data
     from torch_geometric.loader import DataLoader
 
-    data = Dataset(folder, "zpve", GRAPH)
+    data = Dataset(folder, ["zpve"], GRAPH)
     index = np.arange(len(data))
-    batches = [batch for _, batch in data.in_order(index, 1)]
+    batches = [batch for _, batch in data.in_order(index, Limits(1))]
     graphs = [Data(z=b.z, pos=b.pos, edge_index=torch.stack([b.src, b.dst]), y=b.targets) for b in batches]
     peers = {
         "torch_geometric DataLoader, in this process": DataLoader(graphs, BATCH, shuffle=True),
@@ -75,7 +75,7 @@ def batches_in_memory(folder: Path, repeats: int) -> None:
     }
 
     def ours(epoch: int):
-        return (counted for _, counted in data.batches(data.plan(index, Limits(BATCH), 0, epoch), ahead=0))
+        return (batch.graphs for batch in data.batches(data.plan(index, Limits(BATCH), 0, epoch), ahead=0))
 
     rates: dict[str, list[float]] = {name: [] for name in ["ours", *peers]}
     for epoch in range(repeats):
@@ -104,14 +104,14 @@ def stream(folder: Path) -> None:
         with (folder / shard.file).open("rb") as file:
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    data = Dataset(folder, "zpve", GRAPH, window=8)
+    data = Dataset(folder, ["zpve"], GRAPH, window=8)
     torch.arange(1_000_000).sum()  # start torch's threads before memory is counted
     whole = sum(25 * s.atoms + 11 * s.edges + 200 * s.graphs for s in manifest.shards) / 2**20
     cap = int(whole * 0.7)
     used = psutil.Process().memory_info().data
     resource.setrlimit(resource.RLIMIT_DATA, (used + cap * 2**20, used + cap * 2**20))
     plan = data.plan(np.arange(len(data)), Limits(BATCH), 0, 0)
-    print(rate((n for _, n in data.batches(plan, ahead=0)), len(data)), cap, int(whole))
+    print(rate((batch.graphs for batch in data.batches(plan, ahead=0)), len(data)), cap, int(whole))
 
 
 def extra_ranks(folder: Path, stage: Path) -> None:
@@ -137,7 +137,7 @@ def one_rank(folder: Path, stage: Path) -> None:
     torch.set_num_threads(1)
     base = psutil.Process().memory_full_info().pss
     began = time.perf_counter()
-    data = Dataset(folder, "zpve", GRAPH, stage=stage)
+    data = Dataset(folder, ["zpve"], GRAPH, stage=stage)
     plan = data.plan(np.arange(len(data)), Limits(BATCH), 0, 0)
     batches = data.batches(plan, ahead=0)
     next(batches)

@@ -4,6 +4,7 @@ Not for: what is in them (runs/, data/, train/).
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import uuid
@@ -68,3 +69,12 @@ def drop_torn_line(path: Path) -> None:
         text = path.read_bytes()
         if text and not text.endswith(b"\n"):
             os.truncate(path, text.rfind(b"\n") + 1)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -15,6 +15,7 @@ from hpc_kit.plan import make_plan
 from hpc_kit.runs.layout import RunDir, TaskDir, create_run
 from hpc_kit.spec.job import Graph, load_job
 from hpc_kit.spec.site import load_site
+from hpc_kit.task import run_task
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -65,6 +66,14 @@ def small_run(path: Path, *overrides: str) -> RunDir:
     return create_run(path, make_plan(file), file.job, load_site("local"))
 
 
+def run_small(path: Path, *overrides: str) -> TaskDir:
+    """Make such a run of one task and run that here, to its end."""
+    run = small_run(path, "seeds=[0]", *overrides)
+    task = run.task(run.read_plan().tasks[0].id)
+    run_task(task.path)
+    return task
+
+
 class ListSource:
     """Structures at hand, as a source."""
 
@@ -85,7 +94,7 @@ class ListSource:
 
 def open_store(folder: Path, target: str, graph: Graph) -> GraphStore:
     """Read a whole shard set, to cut batches of chosen graphs from."""
-    return GraphStore(read_with_edges(folder, read_manifest(folder), graph), target)
+    return GraphStore(read_with_edges(folder, read_manifest(folder), graph), [target])
 
 
 @pytest.fixture

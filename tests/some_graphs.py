@@ -43,7 +43,7 @@ def batch_of(atoms: list[Atoms], graph: Graph, forces: bool = False) -> GraphBat
         from_ase(f"{number}", a, {"number": float(number)}, f)
         for number, (a, f) in enumerate(zip(atoms, none, strict=True))
     ]
-    return GraphStore(pack(structures, ["number"], graph), "number").batch(np.arange(len(atoms)))
+    return GraphStore(pack(structures, ["number"], graph), ["number"]).batch(np.arange(len(atoms)))
 
 
 def stored_reference(path: Path) -> tuple[dict[str, np.ndarray], GraphBatch]:

@@ -3,6 +3,7 @@
 Not for: which graphs belong together in which order (sampling.py), or getting them there (loader.py).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ class GraphBatch:
 
     z [N] int64; pos [N, 3] Angstrom; cell [G, 3, 3] Angstrom; src, dst [E] int64, sorted by dst; shift [E, 3]
     int8 cell vectors, None where no graph of the data set is periodic; atom_ptr, edge_ptr [G+1] int64; targets
-    [G, T] float32 in the data set's units; forces [N, 3] eV/Angstrom or None. The vector of an edge is
-    pos[src] + shift @ cell - pos[dst].
+    [G, T] float64 in the data set's units (a total energy has more digits than float32); forces [N, 3] eV/Angstrom
+    or None. The vector of an edge is pos[src] + shift @ cell - pos[dst].
     """
 
     z: torch.Tensor
@@ -139,19 +140,19 @@ class GraphBatch:
 
 
 class GraphStore:
-    """Graphs in memory as flat tensors, from which batches are cut.
+    """Graphs in memory as flat tensors, from which batches are cut. ids [G] bytes; targets [G, T] in their units.
 
     The arrays may be mapped from a file that several processes share (copy-on-write); they are not written to.
     """
 
-    def __init__(self, arrays: Arrays, target: str):
+    def __init__(self, arrays: Arrays, targets: Sequence[str]):
         if arrays.src is None:
             raise ValueError("arrays without edges: add_edges comes first")
         self.ids = arrays.ids
-        self.target = arrays.targets[target]
+        self.targets = np.stack([arrays.targets[name] for name in targets], axis=1)
         self.atoms_per_graph = np.diff(arrays.atom_ptr)
         self.edges_per_graph = np.diff(arrays.edge_ptr)
-        self._targets = torch.from_numpy(self.target.astype(np.float32)).unsqueeze(1)
+        self._targets = torch.from_numpy(self.targets)
         self._atom_ptr, self._edge_ptr = arrays.atom_ptr, arrays.edge_ptr
         names = ("z", "pos", "cell", "src", "dst")
         self._z, self._pos, self._cell, self._src, self._dst = (

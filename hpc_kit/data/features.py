@@ -66,3 +66,11 @@ def _row(path: Path, key: str, vector: object) -> np.ndarray:
     if not len(row) or not np.isfinite(row).all():
         raise InputError(f"{path}: key {key!r}: must be a list of finite numbers")
     return row
+
+
+def count_elements(z: np.ndarray, atom_ptr: np.ndarray) -> np.ndarray:
+    """Return [G, 119] int32: how many atoms of each element a graph has. z [N] atomic numbers, atom_ptr [G+1]."""
+    graphs = len(atom_ptr) - 1
+    graph_of_atom = np.repeat(np.arange(graphs), np.diff(atom_ptr))
+    flat = np.bincount(graph_of_atom * ELEMENTS + z, minlength=graphs * ELEMENTS)
+    return flat.reshape(graphs, ELEMENTS).astype(np.int32)

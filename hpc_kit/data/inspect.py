@@ -7,8 +7,8 @@ import numpy as np
 
 from hpc_kit.data.manifest import read_manifest
 from hpc_kit.data.prepare import PROGRESS, REJECTS
-from hpc_kit.data.shards import file_sha256, read_shard_set, read_targets
-from hpc_kit.files import read_lines
+from hpc_kit.data.shards import read_shard_set, read_targets
+from hpc_kit.files import file_sha256, read_lines
 from hpc_kit.spec.errors import InputError
 
 

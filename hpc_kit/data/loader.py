@@ -14,25 +14,25 @@ import numpy as np
 from hpc_kit import machine
 from hpc_kit.data.batches import GraphBatch, GraphStore, read_with_edges
 from hpc_kit.data.manifest import Manifest, read_manifest
-from hpc_kit.data.sampling import Limits, Window, plan_in_memory, plan_stream, share
+from hpc_kit.data.sampling import Limits, Window, cut, plan_in_memory, plan_stream, share
 from hpc_kit.data.shards import read_ids, read_targets
 from hpc_kit.data.staging import open_staged
 from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.job import Graph
 
-Sized = tuple[GraphBatch, int]
-
 
 class Dataset:
     """A shard set that is open for training.
 
-    ids [G] bytes, target [G] in its unit, atoms_per_graph and edges_per_graph [G]; `batches` and `in_order` yield
-    batches. window None keeps the whole set in memory (or mapped from `stage`, a folder on the node that all its
-    ranks share); a number streams that many shards at a time.
+    ids [G] bytes, targets [G, T] in their units, atoms_per_graph and edges_per_graph [G]; `batches` and `in_order`
+    yield batches. window None keeps the whole set in memory (or mapped from `stage`, a folder on the node that all
+    its ranks share); a number streams that many shards at a time.
     """
 
-    def __init__(self, folder: Path, target: str, graph: Graph, stage: Path | None = None, window: int | None = None):
-        self._folder, self._graph, self._target, self._window = folder, graph, target, window
+    def __init__(
+        self, folder: Path, targets: list[str], graph: Graph, stage: Path | None = None, window: int | None = None
+    ):
+        self._folder, self._graph, self._names, self._window = folder, graph, targets, window
         self._manifest = manifest = read_manifest(folder)
         self._starts = np.cumsum([0] + [shard.graphs for shard in manifest.shards])
         self._store = None
@@ -41,15 +41,16 @@ class Dataset:
                 arrays = open_staged(folder, manifest, graph, stage)
             else:
                 _check_memory(folder, manifest)
-                arrays = read_with_edges(folder, manifest, graph, targets=[target])
-            self._store = store = GraphStore(arrays, target)
-            self.ids, self.target = store.ids, store.target
+                arrays = read_with_edges(folder, manifest, graph, targets=targets)
+            self._store = store = GraphStore(arrays, targets)
+            self.ids, self.targets = store.ids, store.targets
             self.atoms_per_graph, self.edges_per_graph = store.atoms_per_graph, store.edges_per_graph
         elif manifest.graph is None:
             raise InputError(f"{folder}: stores no edges, and streaming needs them: prepare it with a cutoff")
         else:
             self.ids = read_ids(folder, manifest.shards)
-            self.target = read_targets(folder, manifest, [target])[target]
+            known = read_targets(folder, manifest, targets)
+            self.targets = np.stack([known[name] for name in targets], axis=1)
             self.atoms_per_graph = np.array(manifest.atoms_per_graph)
             self.edges_per_graph = np.array(manifest.edges_per_graph)
 
@@ -65,28 +66,36 @@ class Dataset:
 
     def batches(
         self, plan: list[Window], start: int = 0, rank: int = 0, ranks: int = 1, pin: bool = False, ahead: int = 2
-    ) -> Iterator[Sized]:
-        """Yield (batch, how many of its graphs count) from batch number `start` of the plan on: this rank's share.
+    ) -> Iterator[GraphBatch]:
+        """Yield this rank's share of every batch from number `start` of the plan on; a share may hold 0 graphs.
 
         `ahead` batches are assembled in a thread while the caller works; 0 assembles on demand.
         """
         batches = self._assemble(plan, start, rank, ranks, pin)
         return _ahead(batches, ahead) if ahead else batches
 
-    def in_order(self, index: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, GraphBatch]]:
-        """Yield every graph of `index` once, as (its graph numbers, batch): for evaluation and prediction."""
+    def in_order(
+        self, index: np.ndarray, limits: Limits, rank: int = 0, ranks: int = 1
+    ) -> Iterator[tuple[np.ndarray, GraphBatch]]:
+        """Yield every graph of `index` once among all ranks, as (its graph numbers, batch), for evaluation and
+        prediction: every `ranks`-th batch is this rank's."""
+        sizes = (limits, self.atoms_per_graph, self.edges_per_graph)
         if self._store is not None:
-            for part in np.array_split(index, range(size, len(index), size)) if len(index) else []:
+            for part in cut(index, *sizes)[rank::ranks]:
                 yield part, self._store.batch(part)
             return
         shard_of = np.searchsorted(self._starts, index, side="right") - 1
+        before = 0
         for shard in np.unique(shard_of):
-            store, lookup = self._load([int(shard)])
-            members = index[shard_of == shard]
-            for part in np.array_split(members, range(size, len(members), size)):
-                yield part, store.batch(lookup(part))
+            parts = cut(index[shard_of == shard], *sizes)
+            mine = parts[(rank - before) % ranks :: ranks]
+            before += len(parts)
+            if mine:
+                store, lookup = self._load([int(shard)])
+                for part in mine:
+                    yield part, store.batch(lookup(part))
 
-    def _assemble(self, plan: list[Window], start: int, rank: int, ranks: int, pin: bool) -> Iterator[Sized]:
+    def _assemble(self, plan: list[Window], start: int, rank: int, ranks: int, pin: bool) -> Iterator[GraphBatch]:
         first = 0
         for window in plan:
             todo = window.batches[max(0, start - first) :]
@@ -95,15 +104,15 @@ class Dataset:
                 continue
             store, lookup = (self._store, None) if window.shards is None else self._load(window.shards)
             for members in todo:
-                mine, counted = share(members, rank, ranks)
+                mine = share(members, rank, ranks)
                 batch = store.batch(mine if lookup is None else lookup(mine))
-                yield (batch.pin_memory() if pin else batch), counted
+                yield batch.pin_memory() if pin else batch
 
     def _load(self, shards: list[int]):
         """Read some shards; return their store and the way from a graph's number in the set to that in the store."""
-        which = {"only": shards, "targets": [self._target], "names": False}
+        which = {"only": shards, "targets": self._names, "names": False}
         arrays = read_with_edges(self._folder, self._manifest, self._graph, **which)
-        store = GraphStore(arrays, self._target)
+        store = GraphStore(arrays, self._names)
         starts = self._starts[shards]
         offsets = np.cumsum([0] + [self._manifest.shards[s].graphs for s in shards])
 

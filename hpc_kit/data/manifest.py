@@ -40,7 +40,8 @@ class Manifest(_Record):
 
     `graph` holds the settings the stored edges were built with, or None where only atoms are stored and
     edges are built on reading. `atoms_per_graph` and `edges_per_graph` let a sampler size batches without
-    reading a shard. `rejected` counts what rejects.jsonl lists. `splits` are published ones, name -> part -> ids.
+    reading a shard. `periodic`: any structure is; `forces`: all have forces; None: prepared before this was noted.
+    `rejected` counts what rejects.jsonl lists. `splits` are published ones, name -> part -> ids.
     `prepared` holds the settings that made the set, by which a restart knows its own. `sha256` is the identity
     of the whole set: the same content anywhere has the same.
     """
@@ -51,6 +52,8 @@ class Manifest(_Record):
     targets: dict[str, Target]
     graph: dict[str, Any] | None
     elements: list[int]
+    periodic: bool | None = None
+    forces: bool | None = None
     shards: list[Shard]
     atoms_per_graph: list[int]
     edges_per_graph: list[int]

@@ -18,19 +18,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hpc_kit.data.manifest import FILE_NAME, SCHEMA, Manifest, Shard, content_sha256, read_manifest
-from hpc_kit.data.shards import (
-    check_edges,
-    check_structure,
-    concatenate,
-    file_sha256,
-    pack,
-    read_ids,
-    write_shard,
-)
+from hpc_kit.data.shards import check_edges, check_structure, concatenate, pack, read_ids, write_shard
 from hpc_kit.data.sources import Source
 from hpc_kit.data.structures import RejectedError
-from hpc_kit.files import write_atomically, write_json
+from hpc_kit.files import file_sha256, write_atomically, write_json
 from hpc_kit.spec.errors import InputError, WorkError
 from hpc_kit.spec.job import Graph
 
@@ -149,6 +143,8 @@ def _write_one(source: Source, out: Path, settings: Settings, number: int, recor
             "atoms": (arrays.atom_ptr[1:] - arrays.atom_ptr[:-1]).tolist(),
             "edges": [] if arrays.edge_ptr is None else (arrays.edge_ptr[1:] - arrays.edge_ptr[:-1]).tolist(),
             "elements": sorted({int(z) for z in arrays.z}),
+            "periodic": bool(arrays.pbc.any()),
+            "forces": arrays.forces is not None and bool(np.isfinite(arrays.forces).all()),
         }
     write_json(_sidecar(out, number), sidecar)
     return len(records), len(rejects)
@@ -276,6 +272,8 @@ def _write_manifest(source: Source, out: Path, settings: Settings, content: dict
         targets=source.targets,
         graph=settings.graph.model_dump() if settings.graph else None,
         elements=sorted({z for sidecar in full for z in sidecar["elements"]}),
+        periodic=any(sidecar["periodic"] for sidecar in full),
+        forces=all(sidecar["forces"] for sidecar in full),
         shards=[sidecar["shard"] for sidecar in full],
         atoms_per_graph=[n for sidecar in full for n in sidecar["atoms"]],
         edges_per_graph=[n for sidecar in full for n in sidecar["edges"]],

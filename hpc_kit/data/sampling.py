@@ -43,7 +43,7 @@ def cut(order: np.ndarray, limits: Limits, atoms: np.ndarray, edges: np.ndarray)
             cuts.append(place)
             graphs, grown = 0, sizes
         graphs, sums = graphs + 1, grown
-    return np.split(order, cuts[1:])
+    return np.split(order, cuts[1:]) if len(order) else []
 
 
 def plan_in_memory(
@@ -80,12 +80,10 @@ def plan_stream(
     return windows
 
 
-def share(batch: np.ndarray, rank: int, ranks: int) -> tuple[np.ndarray, int]:
-    """Return the graphs of a global batch that `rank` works on, and how many of them count.
+def share(batch: np.ndarray, rank: int, ranks: int) -> np.ndarray:
+    """Return the graphs of a global batch that `rank` works on: none where it has fewer graphs than ranks.
 
-    A batch of fewer graphs than ranks leaves some with nothing; they take its first graph and count 0, so that
-    every rank runs every step and none waits for another for ever.
+    A rank with none runs the step all the same, on a batch of 0 graphs, so that no other waits for it for ever.
     """
     start, end = (len(batch) * r // ranks for r in (rank, rank + 1))
-    mine = batch[start:end]
-    return (mine, len(mine)) if len(mine) else (batch[:1], 0)
+    return batch[start:end]

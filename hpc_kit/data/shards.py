@@ -11,7 +11,6 @@ Layout of a shard (no variable-length types, no pickles; N atoms, G graphs, E ed
 docs/data.md for the measurement behind the choice.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -23,7 +22,7 @@ import numpy as np
 from hpc_kit.data.graphs import build_graph
 from hpc_kit.data.manifest import FILE_NAME, SCHEMA, Manifest, Shard, Target
 from hpc_kit.data.structures import RejectedError, Structure
-from hpc_kit.files import atomic_path
+from hpc_kit.files import atomic_path, file_sha256
 from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.job import Graph
 
@@ -183,13 +182,10 @@ def read_ids(folder: Path, shards: Iterable[Shard]) -> np.ndarray:
     return np.concatenate([_read_shard(folder / s.file, s, [], {"ids": "ids"}).ids for s in shards])
 
 
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+def stores_forces(folder: Path, manifest: Manifest) -> bool:
+    """Tell whether the first shard of a set has forces on its atoms."""
+    with h5py.File(folder / manifest.shards[0].file) as file:
+        return _PLACES["forces"] in file
 
 
 def check_structure(structure: Structure) -> None:

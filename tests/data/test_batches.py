@@ -31,7 +31,7 @@ STRUCTURES = [
 
 @pytest.fixture(scope="module")
 def store() -> GraphStore:
-    return GraphStore(pack(STRUCTURES, ["e"], Graph(cutoff=CUTOFF)), "e")
+    return GraphStore(pack(STRUCTURES, ["e"], Graph(cutoff=CUTOFF)), ["e"])
 
 
 def test_batch_equals_graphs_put_together_one_by_one(store):
@@ -63,7 +63,7 @@ def test_graph_of_atom_counts_each_graphs_atoms(store):
 
 def test_molecules_carry_no_shifts_and_have_the_same_vectors():
     molecules = [STRUCTURES[0], STRUCTURES[3]]
-    batch = GraphStore(pack(molecules, ["e"], Graph(cutoff=CUTOFF)), "e").batch(np.array([0, 1]))
+    batch = GraphStore(pack(molecules, ["e"], Graph(cutoff=CUTOFF)), ["e"]).batch(np.array([0, 1]))
     assert batch.shift is None
     torch.testing.assert_close(batch.edge_vectors(), batch.pos[batch.src] - batch.pos[batch.dst])
 

@@ -67,7 +67,7 @@ def test_line_graph_of_a_batch_is_that_of_its_graphs():
     parts = ["ethanol", "water", "benzene"]
     atoms = [STRUCTURES[name][0] for name in parts]
     structures = [Structure(n, a.numbers, a.positions, {"e": 0.0}) for n, a in zip(parts, atoms, strict=True)]
-    batch = GraphStore(pack(structures, ["e"], Graph(cutoff=2.0)), "e").batch(np.arange(3))
+    batch = GraphStore(pack(structures, ["e"], Graph(cutoff=2.0)), ["e"]).batch(np.arange(3))
     first, second = line_graph(batch.src, batch.dst, len(batch.z))
     expected = []
     for begin, end in zip(batch.edge_ptr[:-1].tolist(), batch.edge_ptr[1:].tolist(), strict=True):

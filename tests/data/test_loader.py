@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
 
 def open_as(how: str, folder, tmp_path) -> Dataset:
     options = {"memory": {}, "staged": {"stage": tmp_path / "stage"}, "streamed": {"window": 2}}[how]
-    return Dataset(folder, "e", GRAPH, **options)
+    return Dataset(folder, ["e"], GRAPH, **options)
 
 
 @pytest.mark.parametrize("how", ["memory", "staged", "streamed"])
@@ -51,8 +51,7 @@ def test_every_graph_comes_once_and_is_itself(folder, tmp_path, how, ahead):
     plan = data.plan(np.arange(60), Limits(8), seed=1, epoch=0)
     members = [batch for window in plan for batch in window.batches]
     seen = []
-    for numbers, (batch, counted) in zip(members, data.batches(plan, ahead=ahead), strict=True):
-        assert counted == len(numbers)
+    for numbers, batch in zip(members, data.batches(plan, ahead=ahead), strict=True):
         expected = memory._store.batch(numbers)
         for name in ("z", "pos", "cell", "src", "dst", "atom_ptr", "edge_ptr", "targets"):
             assert torch.equal(getattr(batch, name), getattr(expected, name)), name
@@ -64,7 +63,7 @@ def test_every_graph_comes_once_and_is_itself(folder, tmp_path, how, ahead):
 @pytest.mark.parametrize("how", ["memory", "streamed"])
 def test_evaluation_sees_every_graph_once(folder, tmp_path, how):
     index = np.array([50, 3, 17, 44, 8])
-    pairs = list(open_as(how, folder, tmp_path).in_order(index, 2))
+    pairs = list(open_as(how, folder, tmp_path).in_order(index, Limits(2)))
     assert sorted(np.concatenate([numbers for numbers, _ in pairs])) == sorted(index)
     for numbers, batch in pairs:
         assert batch.targets.squeeze(1).tolist() == numbers.tolist()
@@ -74,21 +73,29 @@ def test_evaluation_sees_every_graph_once(folder, tmp_path, how):
 def test_resuming_inside_an_epoch_goes_on_with_the_same_batches(folder, tmp_path, how):
     data = open_as(how, folder, tmp_path)
     plan = data.plan(np.arange(60), Limits(8), seed=1, epoch=4)
-    whole = [batch.targets.tolist() for batch, _ in data.batches(plan)]
-    assert [batch.targets.tolist() for batch, _ in data.batches(plan, start=5)] == whole[5:]
+    whole = [batch.targets.tolist() for batch in data.batches(plan)]
+    assert [batch.targets.tolist() for batch in data.batches(plan, start=5)] == whole[5:]
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("how", ["memory", "streamed"])
+@pytest.mark.parametrize("ranks", [2, 3, 7])
+def test_ranks_evaluate_every_graph_once_among_them(folder, tmp_path, how, ranks):
+    data, index = open_as(how, folder, tmp_path), np.arange(3, 57)
+    shares = [
+        [n for numbers, _ in data.in_order(index, Limits(8), rank, ranks) for n in numbers] for rank in range(ranks)
+    ]
+    assert sorted(sum(shares, [])) == index.tolist()
+    assert all(shares)
+
+
+@pytest.mark.parametrize("ranks", [2, 9])
 def test_ranks_together_see_what_one_rank_sees(folder, tmp_path, ranks):
     data = open_as("memory", folder, tmp_path)
     plan = data.plan(np.arange(60), Limits(8), seed=1, epoch=0)
-    one = [sorted(batch.targets.squeeze(1).tolist()) for batch, _ in data.batches(plan)]
+    one = [sorted(batch.targets.squeeze(1).tolist()) for batch in data.batches(plan)]
     each = [list(data.batches(plan, rank=rank, ranks=ranks)) for rank in range(ranks)]
     for step, expected in enumerate(one):
-        together = []
-        for batches in each:
-            batch, counted = batches[step]
-            together += batch.targets.squeeze(1).tolist()[:counted]
+        together = [target for batches in each for target in batches[step].targets.squeeze(1).tolist()]
         assert sorted(together) == expected
 
 
@@ -96,8 +103,8 @@ def test_staged_copy_is_made_once_and_shared(folder, tmp_path):
     code = (
         "import sys; from pathlib import Path; from hpc_kit.data.loader import Dataset\n"
         "from hpc_kit.spec.job import Graph\n"
-        "d = Dataset(Path(sys.argv[1]), 'e', Graph(cutoff=4.0), stage=Path(sys.argv[2]))\n"
-        "print(len(d), d.target.sum())"
+        "d = Dataset(Path(sys.argv[1]), ['e'], Graph(cutoff=4.0), stage=Path(sys.argv[2]))\n"
+        "print(len(d), d.targets.sum())"
     )
     argv = [sys.executable, "-c", code, str(folder), str(tmp_path / "stage")]
     ranks = [subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) for _ in range(3)]
@@ -107,19 +114,19 @@ def test_staged_copy_is_made_once_and_shared(folder, tmp_path):
 
 def test_other_graph_settings_than_the_stored_are_refused(folder):
     with pytest.raises(InputError, match="were built with cutoff 4.0: ask for that"):
-        Dataset(folder, "e", Graph(cutoff=3.0))
+        Dataset(folder, ["e"], Graph(cutoff=3.0))
 
 
 def test_set_larger_than_memory_is_refused_with_the_window_that_fits(folder, monkeypatch):
     monkeypatch.setattr(loader.machine, "memory", lambda: {"cgroup_limit_mb": 0.01, "total_gb": 8})
     with pytest.raises(InputError, match="data.window: 1 streams"):
-        Dataset(folder, "e", GRAPH)
+        Dataset(folder, ["e"], GRAPH)
 
 
 def test_set_without_edges_cannot_be_streamed(tmp_path):
     prepare(ListSource(structures()[:3], e="eV"), tmp_path, Settings(None), workers=0)
     with pytest.raises(InputError, match="prepare it with a cutoff"):
-        Dataset(tmp_path, "e", GRAPH, window=1)
+        Dataset(tmp_path, ["e"], GRAPH, window=1)
 
 
 def test_error_in_the_thread_reaches_the_caller(folder, tmp_path):

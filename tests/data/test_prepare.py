@@ -17,6 +17,7 @@ from hpc_kit.data.inspect import info, verify
 from hpc_kit.data.manifest import read_manifest
 from hpc_kit.data.prepare import Settings, prepare
 from hpc_kit.data.structures import RejectedError, Structure
+from hpc_kit.ranks import LAUNCHERS
 from hpc_kit.spec.errors import InputError, WorkError
 from hpc_kit.spec.job import Graph
 
@@ -56,21 +57,22 @@ sys.path.insert(0, {tests!r})
 from pathlib import Path
 from data.test_prepare import SETTINGS, many
 from hpc_kit.data.prepare import prepare
-from hpc_kit.ranks import rank_and_size
-rank, ranks = rank_and_size()
-print(prepare(many(), Path(sys.argv[1]), SETTINGS, 0, rank, ranks).sha256)
+from hpc_kit.ranks import find_ranks
+ranks = find_ranks()
+print(prepare(many(), Path(sys.argv[1]), SETTINGS, 0, ranks.rank, ranks.size).sha256)
 """
 
 
 def in_ranks(out, ranks: int):
-    """Run the preparation in several processes, each told its rank as Open MPI tells it."""
+    """Run the preparation in several processes, each told its rank as a launcher tells it."""
     from conftest import ROOT
 
     code = RANK.format(tests=str(ROOT / "tests"))
+    names = LAUNCHERS["hpc_kit"]
     started = [
         subprocess.Popen(
             [sys.executable, "-c", code, str(out)],
-            env=os.environ | {"OMPI_COMM_WORLD_RANK": str(rank), "OMPI_COMM_WORLD_SIZE": str(ranks)},
+            env=os.environ | dict(zip(names, map(str, (rank, ranks) * 2), strict=True)),
             stdout=subprocess.PIPE,
             text=True,
         )

@@ -10,8 +10,9 @@ from conftest import ListSource
 
 from hpc_kit.data.manifest import content_sha256, read_manifest
 from hpc_kit.data.prepare import Settings, prepare
-from hpc_kit.data.shards import concatenate, file_sha256, pack, read_shard_set
+from hpc_kit.data.shards import concatenate, pack, read_shard_set
 from hpc_kit.data.structures import Structure
+from hpc_kit.files import file_sha256
 from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.job import Graph
 from hpc_kit.spec.shipped import shipped_folder
