@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from torch import nn
+from torch import Tensor, nn
 
 from hpc_kit.spec.job import Graph
 from hpc_kit.spec.models import Model
@@ -25,5 +25,13 @@ def build_model(spec: Model, graph: Graph, targets: int = 1) -> nn.Module:
 
     It is called as Class(spec, graph, targets): what the job says of the model and of the graphs it will see.
     """
-    file, name = _MODELS[spec.name]
+    file, name = _MODELS.get(spec.name, ("foreign", "ForeignModel"))
     return getattr(import_module(f"hpc_kit.models.{file}"), name)(spec, graph, targets)
+
+
+def from_upstream(spec: Model, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict of the package that a model comes from under the names of ours, where we know them."""
+    if spec.name not in _MODELS:
+        return state
+    rename = getattr(import_module(f"hpc_kit.models.{_MODELS[spec.name][0]}"), "from_upstream", None)
+    return rename(state) if rename else state

@@ -3,9 +3,9 @@
 Not for: the models themselves (hpc_kit/models/, one file a name). Cutoffs and neighbours are `data.graph`.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from hpc_kit.spec.document import Strict
 
@@ -15,6 +15,8 @@ PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 
 class _Model(Strict):
+    element_features: ClassVar[bool] = False  # whether atoms come in as features of their elements (data/features.py)
+
     @property
     def sums_over_atoms(self) -> bool:
         """Whether the output grows with the number of atoms, as an energy does."""
@@ -24,6 +26,7 @@ class _Model(Strict):
 class CGCNN(_Model):
     """CGCNN (Xie & Grossman 2018, doi 10.1103/PhysRevLett.120.145301) over a list of edges; defaults of its code."""
 
+    element_features = True
     name: Literal["cgcnn"] = "cgcnn"
     atom_features: Positive = 64
     convolutions: Positive = 3
@@ -39,13 +42,17 @@ class CGCNNMatrix(CGCNN):
 
 
 class SchNet(_Model):
-    """SchNet (Schuett et al. 2017, arXiv:1706.08566): widths and counts."""
+    """SchNet (Schuett et al. 2017, arXiv:1706.08566): widths and counts.
+
+    `filter_points` computes the filters at that many distances and interpolates between them: faster, not exact.
+    """
 
     name: Literal["schnet"] = "schnet"
     hidden: Two = 128
     filters: Positive = 128
     interactions: Positive = 6
     gaussians: Two = 50
+    filter_points: Annotated[int, Field(ge=16)] | None = None
     readout: Literal["sum", "mean"] = "sum"
 
 
@@ -82,9 +89,19 @@ class MPNNTransformer(MPNN):
     attention_layers: Positive = 2
     heads: Positive = 4
 
+    @model_validator(mode="after")
+    def _whole_heads(self) -> "MPNNTransformer":
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden ({self.hidden}) must be a multiple of heads ({self.heads})")
+        return self
+
 
 class TorchMDET(_Model):
-    """TorchMD-NET's equivariant transformer (Thoelke & De Fabritiis 2022, arXiv:2202.02541), as for QM9."""
+    """TorchMD-NET's equivariant transformer (Thoelke & De Fabritiis 2022, arXiv:2202.02541), as for QM9.
+
+    For MD17 its authors use hidden 128, layers 6, basis 32. `distance_influence` says what the distance filter acts
+    on; `vector_cutoff` fades vector messages out at the cutoff too, so that the energy has no step there.
+    """
 
     name: Literal["torchmd_et"] = "torchmd_et"
     hidden: Two = 256
@@ -95,12 +112,20 @@ class TorchMDET(_Model):
     trainable_basis: bool = False
     distance_influence: Literal["keys", "values", "both", "none"] = "both"
     neighbor_embedding: bool = True
+    vector_cutoff: bool = False
     readout: Literal["sum", "mean"] = "sum"
+
+    @model_validator(mode="after")
+    def _heads_share_features(self) -> "TorchMDET":
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden {self.hidden} is not divisible by heads {self.heads}")
+        return self
 
 
 class ALIGNN(_Model):
     """ALIGNN (Choudhary & DeCost 2021, doi 10.1038/s41524-021-00650-1); defaults of its code."""
 
+    element_features = True
     name: Literal["alignn"] = "alignn"
     alignn_layers: Annotated[int, Field(ge=0, le=4)] = 4
     gcn_layers: Annotated[int, Field(ge=0, le=4)] = 4

@@ -1,89 +1,128 @@
 """SchNet: equal to torch_geometric's with the same weights, and blind to what must not matter."""
 
-import copy
-
-import numpy as np
 import pytest
 import torch
-from conftest import open_store
+from invariances import (
+    NEAREST,
+    RADIUS,
+    batch64,
+    check_autocast,
+    check_forces,
+    check_gradients_reach_all,
+    check_motion,
+    check_nothing,
+    check_one_by_one,
+    check_supercell,
+    random_model,
+)
+from some_graphs import batch_of, some_crystals, some_molecules
 from torch_geometric.nn.models import SchNet as ReferenceSchNet
 
-from hpc_kit.data.batches import GraphBatch, GraphStore
-from hpc_kit.models.schnet import SchNet
+from hpc_kit.data.batches import GraphBatch
+from hpc_kit.models.schnet import SchNet, from_upstream
 from hpc_kit.spec.job import Graph
 from hpc_kit.spec.models import SchNet as Spec
-from hpc_kit.spec.shipped import shipped_folder
 
-CUTOFF = 5.0
-
-
-@pytest.fixture(scope="module")
-def store() -> GraphStore:
-    return open_store(shipped_folder("embedded") / "qm9_sample", "zpve", Graph(cutoff=CUTOFF))
+SPEC = Spec(hidden=24, filters=16, interactions=3, gaussians=20)
+STRUCTURES = pytest.mark.parametrize("structures", [some_molecules(), some_crystals()], ids=["molecules", "crystals"])
+GRAPHS = pytest.mark.parametrize("graph", [RADIUS, NEAREST], ids=["radius", "nearest"])
 
 
-@pytest.fixture
-def model() -> SchNet:
-    torch.manual_seed(0)
-    return SchNet(Spec(hidden=32, filters=24, interactions=3, gaussians=20), Graph(cutoff=CUTOFF))
-
-
-def reference_with_weights_of(model: SchNet, batch: GraphBatch) -> ReferenceSchNet:
+def reference_for(batch: GraphBatch, graph: Graph, readout: str = "add") -> ReferenceSchNet:
     """Return torch_geometric's SchNet on our edges (its own radius graph needs a compiled extension)."""
 
     def edges(pos: torch.Tensor, _) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.stack([batch.src, batch.dst]), (pos[batch.src] - pos[batch.dst]).norm(dim=-1)
+        return torch.stack([batch.src, batch.dst]), batch.edge_vectors().norm(dim=-1)
 
-    reference = ReferenceSchNet(32, 24, 3, 20, CUTOFF, interaction_graph=edges, readout="add")
-    with torch.no_grad():
-        reference.embedding.weight.copy_(model.embedding.weight[:100])
-        for ours, theirs in zip(model.blocks, reference.interactions, strict=True):
-            pairs = [(ours.filter[0], theirs.mlp[0]), (ours.filter[2], theirs.mlp[2])]
-            pairs += [(ours.project, theirs.conv.lin1), (ours.update[0], theirs.conv.lin2)]
-            pairs += [(ours.update[2], theirs.lin)]
-            for a, b in pairs:
-                b.load_state_dict(a.state_dict())
-        reference.lin1.load_state_dict(model.atomwise[0].state_dict())
-        reference.lin2.load_state_dict(model.output.state_dict())
-    return reference
+    torch.manual_seed(1)
+    return ReferenceSchNet(24, 16, 3, 20, graph.cutoff, interaction_graph=edges, readout=readout)
 
 
-def test_output_and_gradients_equal_torch_geometrics(store, model):
-    batch = store.batch(np.arange(16))
-    reference = reference_with_weights_of(model, batch)
+@STRUCTURES
+@GRAPHS
+def test_output_gradients_and_forces_equal_torch_geometrics(structures, graph):
+    batch = batch_of(structures, graph)
+    batch.pos.requires_grad_()
+    reference = reference_for(batch, graph)
+    model = SchNet(SPEC, graph)
+    model.load_state_dict(from_upstream(reference.state_dict()))
     ours, theirs = model(batch), reference(batch.z, batch.pos, batch.graph_of_atom())
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-    ours.sum().backward()
-    theirs.sum().backward()
-    torch.testing.assert_close(
-        model.blocks[0].filter[0].weight.grad, reference.interactions[0].mlp[0].weight.grad, rtol=1e-4, atol=1e-4
-    )
+
+    def gradients(out: torch.Tensor, module: torch.nn.Module) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        pos, *weights = torch.autograd.grad(out.sum(), [batch.pos, *module.parameters()])
+        return pos, dict(zip(dict(module.named_parameters()), weights, strict=True))
+
+    forces, weights = gradients(ours, model)
+    expected_forces, expected = gradients(theirs, reference)
+    torch.testing.assert_close(forces, expected_forces, rtol=1e-4, atol=1e-4 * float(expected_forces.abs().max()))
+    expected = from_upstream(expected)
+    assert expected.keys() == weights.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-4, atol=1e-4 * float(value.abs().max()), msg=name)
 
 
-def test_rotation_and_translation_change_nothing(store, model):
-    batch = store.batch(np.arange(8))
-    moved = copy.copy(batch)
-    rotation, _ = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(1)))
-    moved.pos = batch.pos @ rotation + torch.tensor([1.0, -2.0, 3.0])
-    torch.testing.assert_close(model(moved), model(batch), rtol=1e-4, atol=1e-4)
+def test_mean_readout_equals_torch_geometrics():
+    batch = batch_of(some_crystals(), RADIUS)
+    reference = reference_for(batch, RADIUS, readout="mean")
+    model = SchNet(SPEC.model_copy(update={"readout": "mean"}), RADIUS)
+    model.load_state_dict(from_upstream(reference.state_dict()))
+    theirs = reference(batch.z, batch.pos, batch.graph_of_atom())
+    torch.testing.assert_close(model(batch), theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_batch_equals_one_by_one(store, model):
-    together = model(store.batch(np.arange(6)))
-    alone = torch.cat([model(store.batch(np.array([i]))) for i in range(6)])
-    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+def test_a_state_of_another_model_is_refused():
+    state = SchNet(SPEC, RADIUS).state_dict() | {"interactions.0.mlp.5.weight": torch.zeros(1)}
+    with pytest.raises(RuntimeError, match=r"interactions\.0\.mlp\.5\.weight"):
+        SchNet(SPEC, RADIUS).load_state_dict(from_upstream(state))
 
 
-def test_embedding_is_per_atom_and_feeds_the_output(store, model):
-    batch = store.batch(np.arange(4))
+@STRUCTURES
+def test_motion_and_order_of_atoms_change_nothing(structures):
+    check_motion(random_model(SPEC), structures)
+
+
+@pytest.mark.parametrize("readout", ["sum", "mean"])
+def test_choice_of_unit_cell_changes_nothing(readout):
+    check_supercell(random_model(SPEC.model_copy(update={"readout": readout})), extensive=readout == "sum")
+
+
+@STRUCTURES
+def test_batch_equals_one_by_one(structures):
+    check_one_by_one(random_model(SPEC), structures)
+
+
+def test_no_graphs_and_no_edges():
+    check_nothing(random_model(SPEC, targets=2), targets=2)
+
+
+def test_all_parameters_take_part():
+    check_gradients_reach_all(random_model(SPEC), batch64(some_molecules()))
+
+
+@STRUCTURES
+@GRAPHS
+def test_forces_equal_finite_differences_and_can_be_trained_on(structures, graph):
+    check_forces(random_model(SPEC, graph), structures[:3])
+
+
+@STRUCTURES
+def test_interpolated_filters_come_near_and_give_consistent_forces(structures):
+    exact, near = random_model(SPEC), random_model(SPEC.model_copy(update={"filter_points": 1000}))
+    near.load_state_dict(exact.state_dict())
+    batch = batch64(structures)
+    torch.testing.assert_close(near(batch), exact(batch), rtol=1e-5, atol=1e-5)
+    check_forces(near, structures[:3])
+    check_nothing(near, targets=1)
+
+
+def test_bfloat16():
+    check_autocast(random_model(SPEC).float(), batch_of(some_molecules(), RADIUS))
+
+
+def test_embedding_is_per_atom_and_feeds_the_output():
+    batch, model = batch64(some_molecules()), random_model(SPEC)
     features = model.embed(batch)
-    assert features.shape == (len(batch.z), 16)
-    summed = torch.zeros(4, 1).index_add_(0, batch.graph_of_atom(), model.output(features))
+    assert features.shape == (len(batch.z), 12)
+    summed = features.new_zeros(batch.graphs, 1).index_add_(0, batch.graph_of_atom(), model.output(features))
     torch.testing.assert_close(model(batch), summed)
-
-
-def test_mean_readout_is_the_sum_over_the_number_of_atoms(store, model):
-    batch = store.batch(np.arange(4))
-    total = model(batch)
-    model.readout = "mean"
-    torch.testing.assert_close(model(batch) * batch.atom_ptr.diff().unsqueeze(1), total)
