@@ -13,22 +13,27 @@ from pydantic import BaseModel, ConfigDict
 
 from hpc_kit.data.manifest import Manifest, read_manifest
 from hpc_kit.data.split_file import resolve_split
+from hpc_kit.files import file_sha256
 from hpc_kit.spec.errors import InputError, allowed
-from hpc_kit.spec.job import Data, Job, JobFile, Prepare, Resources, Train
+from hpc_kit.spec.job import Data, Job, JobFile, Prepare, Resources, Track
 from hpc_kit.spec.models import Model
 from hpc_kit.spec.shipped import shipped_folder
+from hpc_kit.spec.train import Train, Weights
 
 SCHEMA = 1
-# Keys of Data that say where files lie, not what is computed: in no task id and in no fingerprint.
-PLACES = {"source": True, "path": True, "split": {"manifest": True}}
+# Keys of Data and Train that say where files lie or what results are held against, not what is computed: in no task
+# id and in no fingerprint.
+PLACES = {"source": True, "path": True, "split": {"manifest": True}, "reference_mae": True}
+FILES = {"start_from": {"path": True}}
 
 
 class Task(BaseModel):
     """One fully resolved piece of a job; task.yaml holds exactly this.
 
     `id` ends in a hash of what is computed: kind, data, model, train and seed, with the data set named by its
-    sha256, and a split file likewise. Resources and the job's name are not part of the hash: they say where, not
-    what. A task of kind "prepare" has `prepare` and none of the fields from `dataset` to `train`.
+    sha256, and files of splits and weights likewise. Resources, tracking and the job's name are not part of the hash:
+    they say where, not what. `units` is target -> unit. A task of kind "prepare" has `prepare` and none of the fields
+    from `dataset` to `track`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -41,11 +46,17 @@ class Task(BaseModel):
     prepare: Prepare | None = None
     dataset: str | None = None
     dataset_sha256: str | None = None
-    unit: str = ""
+    units: dict[str, str] = {}
     data: Data | None = None
     model: Model | None = None
     train: Train | None = None
+    track: Track | None = None
     resources: Resources
+
+    @property
+    def unit(self) -> str:
+        """The unit of the validation error: the target's, or "std" (standard deviations) where there are several."""
+        return next(iter(self.units.values()), "") if len(self.units) < 2 else "std"
 
 
 class Plan(BaseModel):
@@ -80,14 +91,28 @@ def make_plan(file: JobFile) -> Plan:
         manifests[folder] = manifest
         if reason := manifest.other_graph(varied.data.graph.model_dump()):
             raise document.error(("data", "graph"), reason)
-        if varied.data.target not in manifest.targets:
-            names = allowed(varied.data.target, manifest.targets)
-            raise document.error(("data", "target"), f"unknown target {varied.data.target!r}; {names}")
+        for name in varied.data.target:
+            if name not in manifest.targets:
+                names = allowed(name, manifest.targets)
+                raise document.error(("data", "target"), f"unknown target {name!r}; {names}")
+        if varied.data.forces and manifest.forces is False:
+            raise document.error(("data", "forces"), f"{folder} holds no forces")
+        if manifest.periodic and getattr(varied.model, "electrostatics", False):
+            raise document.error(("model", "electrostatics"), f"is for molecules, and {folder} holds crystals")
         try:
             split = resolve_split(varied.data.split, manifest)
         except InputError as error:
             raise document.error(("data", "split", *varied.data.split.marks[:1]), str(error)) from None
-        varied = varied.model_copy(update={"data": varied.data.model_copy(update={"split": split})})
+        try:
+            weights = _pinned(varied.train.start_from)
+        except InputError as error:
+            raise document.error(("train", "start_from"), str(error)) from None
+        varied = varied.model_copy(
+            update={
+                "data": varied.data.model_copy(update={"split": split}),
+                "train": varied.train.model_copy(update={"start_from": weights}),
+            }
+        )
         for seed in job.seeds:
             task = _task(varied, cell, seed, folder, manifest)
             if task.id in tasks:
@@ -101,6 +126,20 @@ def dataset_folder(data: Data) -> Path:
     if data.source == "sample":
         return shipped_folder("embedded") / "qm9_sample"
     return Path(data.path or "").expanduser().resolve()
+
+
+def _pinned(weights: Weights | None) -> Weights | None:
+    """Return `weights` with its whole path and the sha256 of the file. Raises InputError where it is another file."""
+    if weights is None:
+        return None
+    path = Path(weights.path).expanduser().resolve()
+    try:
+        sha256 = file_sha256(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    if weights.sha256 not in (None, sha256):
+        raise InputError(f"{path}: has sha256 {sha256}, not {weights.sha256}")
+    return Weights(path=str(path), sha256=sha256)
 
 
 def _cells(grid: dict[str, list[Any]]) -> list[dict[str, Any]]:
@@ -135,7 +174,7 @@ def _task(job: Job, cell: dict[str, Any], seed: int, folder: Path, manifest: Man
         "dataset": manifest.sha256,
         "data": job.data.model_dump(exclude=PLACES),
         "model": job.model.model_dump(),
-        "train": job.train.model_dump(),
+        "train": job.train.model_dump(exclude=FILES),
     }
     label = " ".join([*(f"{key}={value}" for key, value in cell.items()), f"seed={seed}"])
     return Task(
@@ -146,9 +185,10 @@ def _task(job: Job, cell: dict[str, Any], seed: int, folder: Path, manifest: Man
         seed=seed,
         dataset=str(folder),
         dataset_sha256=manifest.sha256,
-        unit=manifest.targets[job.data.target].unit,
+        units={name: manifest.targets[name].unit for name in job.data.target},
         data=job.data,
         model=job.model,
         train=job.train,
+        track=job.track,
         resources=job.resources,
     )

@@ -16,7 +16,8 @@ from hpc_kit.runs.status import TaskStatus, read_statuses
 
 @dataclass
 class Row:
-    """One task. Errors are in `unit`; `baseline_mae` is that of always guessing the training mean.
+    """One task. `targets` is what metrics.json says of each target: its errors in its `unit`; `baseline_mae` is that
+    of always guessing the training mean.
 
     `data_wait` is the share of training time spent waiting for batches, `graphs_per_s` all graphs over all
     training time; both and the median `epoch_s` leave the first epoch out where there are others.
@@ -25,9 +26,7 @@ class Row:
     id: str
     label: str
     state: str
-    test_mae: float | None
-    baseline_mae: float | None
-    unit: str
+    targets: dict[str, dict[str, Any]]
     epoch_s: float | None
     data_wait: float | None
     graphs_per_s: float | None
@@ -69,17 +68,17 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         table.add_row(
             row.label,
             row.state,
-            in_unit(row.test_mae, row.unit),
-            in_unit(row.baseline_mae, row.unit),
+            _each(row.targets, "test_mae"),
+            _each(row.targets, "baseline_mae"),
             _number(row.epoch_s, "{:.2f}"),
             _number(row.data_wait, "{:.1%}"),
             _number(row.graphs_per_s, "{:.0f}"),
         )
     for cell in summary["seeds"]:
         table.add_section()
-        spread = f"{in_unit(cell['mean'], cell['unit'], '.4g', False)} ± {in_unit(cell['std'], cell['unit'], '.2g')}"
         name = f"{cell['label']} {cell['n']} seeds".strip()
-        table.add_row(name, "mean ± std", spread, in_unit(cell["baseline"], cell["unit"]))
+        spreads = "\n".join(_spread(target) for target in cell["targets"].values())
+        table.add_row(name, "mean ± std", spreads, _each(cell["targets"], "baseline"))
     if rows:
         console.print(table)
     console.print(f"run: {summary['run']}", soft_wrap=True, highlight=False)
@@ -105,9 +104,7 @@ def _row(run: RunDir, task: Task, status: TaskStatus) -> Row:
         id=task.id,
         label=task.label,
         state=status.state,
-        test_mae=metrics.get("test_mae"),
-        baseline_mae=metrics.get("baseline_mae"),
-        unit=task.unit,
+        targets=metrics.get("targets", {}),
         epoch_s=statistics.median(walls) if walls else None,
         data_wait=wait / (wait + work) if steady else None,
         graphs_per_s=sum(line["graphs"] for line in steady) / (wait + work) if steady else None,
@@ -117,20 +114,40 @@ def _row(run: RunDir, task: Task, status: TaskStatus) -> Row:
 def _over_seeds(plan: Plan, rows: list[Row]) -> list[dict[str, Any]]:
     cells: dict[str, list[Row]] = {}
     for task, row in zip(plan.tasks, rows, strict=True):
-        if row.test_mae is not None:
+        if row.targets and all(target["test_mae"] is not None for target in row.targets.values()):
             cells.setdefault(task.label.rpartition("seed=")[0].strip(), []).append(row)
     return [
         {
             "label": label,
             "n": len(done),
-            "unit": done[0].unit,
-            "mean": statistics.mean(row.test_mae for row in done),
-            "std": statistics.stdev(row.test_mae for row in done),
-            "baseline": statistics.mean(row.baseline_mae for row in done),
+            "targets": {name: _mean_and_std([row.targets[name] for row in done]) for name in done[0].targets},
         }
         for label, done in cells.items()
         if len(done) > 1
     ]
+
+
+def _mean_and_std(found: list[dict[str, Any]]) -> dict[str, Any]:
+    maes = [errors["test_mae"] for errors in found]
+    baseline = statistics.mean(errors["baseline_mae"] for errors in found)
+    return {
+        "unit": found[0]["unit"],
+        "mean": statistics.mean(maes),
+        "std": statistics.stdev(maes),
+        "baseline": baseline,
+    }
+
+
+def _each(targets: dict[str, dict[str, Any]], key: str) -> str:
+    """Return the value of each target in its unit, on a line of its own, named where there are several."""
+    lines = [(name, in_unit(errors[key], errors["unit"])) for name, errors in targets.items()]
+    return "\n".join(f"{name} {text}" if len(lines) > 1 else text for name, text in lines) or "-"
+
+
+def _spread(target: dict[str, Any]) -> str:
+    return (
+        f"{in_unit(target['mean'], target['unit'], '.4g', False)} ± {in_unit(target['std'], target['unit'], '.2g')}"
+    )
 
 
 def _number(value: float | None, form: str) -> str:

@@ -68,7 +68,7 @@ def print_plan(plan: Plan, site: Site, path, at_a_time: int) -> None:
     print(f"site: {site.name} ({site.description}), {at_a_time} at a time")
     print(f"{len(plan.tasks)} tasks; nothing was started")
     for task in plan.tasks:
-        command = task_command(RunDir(path).task(task.id).path)
+        command = task_command(RunDir(path).task(task.id).path, task.resources)
         print(f"\n{task.id}  {task.label}\n  {shell_line(command, task_environment(site, task.resources))}")
 
 

@@ -4,16 +4,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from hpc_kit.spec.document import Document, Strict, parse_scalar, read_document
 from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.models import Model, Positive, PositiveFloat, SchNet
 from hpc_kit.spec.shipped import find_shipped
 from hpc_kit.spec.split import Fractions, Seed, Split
+from hpc_kit.spec.train import Train
 
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Names = Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)]
 
 
 class Graph(Strict):
@@ -36,15 +41,18 @@ class Graph(Strict):
 
 
 class Data(Strict):
-    """Where structures come from and what is predicted. `window` streams that many shards at a time; null keeps the
-    whole set in memory."""
+    """Where structures come from and what is predicted: one target or a list of them, with `forces` the forces too,
+    as minus the gradient of the one target. `window` streams that many shards at a time; null keeps the whole set in
+    memory. `reference_mae` holds published errors (target -> MAE in its unit) to be compared with."""
 
     source: Literal["sample", "shards"]
     path: str | None = None
-    target: str
+    target: Names
+    forces: bool = False
     split: Split = Fractions()
     graph: Graph = Graph()
     window: Positive | None = None
+    reference_mae: dict[str, PositiveFloat] = {}
 
     @model_validator(mode="after")
     def _path_where_needed(self) -> "Data":
@@ -52,6 +60,17 @@ class Data(Strict):
             raise ValueError("source 'shards' needs path: the folder that holds manifest.json")
         if self.source == "sample" and self.path is not None:
             raise ValueError("source 'sample' ships with the package and takes no path")
+        return self
+
+    @model_validator(mode="after")
+    def _targets_fit(self) -> "Data":
+        if len(set(self.target)) != len(self.target):
+            raise ValueError(f"target must not name one twice (got {self.target})")
+        if self.forces and len(self.target) > 1:
+            raise ValueError("forces are the gradient of one energy: with forces, target must be that one")
+        predicted = [*self.target, *(["forces"] if self.forces else [])]
+        if unknown := [name for name in self.reference_mae if name not in predicted]:
+            raise ValueError(f"reference_mae names {unknown[0]!r}, which is not predicted ({', '.join(predicted)})")
         return self
 
 
@@ -70,35 +89,9 @@ class Prepare(Strict):
     options: dict[str, str] = {}
 
 
-class Train(Strict):
-    """How the weights are fitted. A batch holds up to `batch_size` graphs, and no more than `batch_atoms` atoms and
-    `batch_edges` edges where those are set; an optimiser step follows every `accumulate` batches. `clip` bounds the
-    gradient's norm. `warmup` counts optimiser steps."""
-
-    epochs: Positive = 100
-    batch_size: Positive = 128
-    batch_atoms: Positive | None = None
-    batch_edges: Positive | None = None
-    accumulate: Positive = 1
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    learning_rate: PositiveFloat = 1e-3
-    schedule: Literal["constant", "cosine", "one_cycle"] = "constant"
-    warmup: Annotated[int, Field(ge=0)] = 0
-    momentum: Fraction = 0.9
-    weight_decay: NonNegativeFloat = 0.0
-    clip: PositiveFloat | None = None
-    loss: Literal["mse", "mae"] = "mse"
-    precision: Literal["fp32", "bf16"] = "fp32"
-
-    @model_validator(mode="after")
-    def _one_warmup(self) -> "Train":
-        if self.schedule == "one_cycle" and self.warmup:
-            raise ValueError("schedule one_cycle rises by itself: leave warmup at 0")
-        return self
-
-
 class Resources(Strict):
-    """What one task occupies. `gpus_per_rank: 0` trains on the CPU; with 1 a missing GPU is an error."""
+    """What one task occupies: `nodes` times `ranks_per_node` processes that share every batch. `gpus_per_rank: 0`
+    trains on the CPU; with 1 a missing GPU is an error."""
 
     nodes: Positive = 1
     ranks_per_node: Positive = 1
@@ -114,11 +107,13 @@ class Resources(Strict):
             raise ValueError(f"must be hours:minutes:seconds, as in '02:00:00' (got {value!r})")
         return value
 
-    @model_validator(mode="after")
-    def _one_rank(self) -> "Resources":
-        if self.nodes * self.ranks_per_node != 1:
-            raise ValueError("a task trains on one rank: nodes and ranks_per_node must be 1")
-        return self
+
+class Track(Strict):
+    """Copies of the records for Weights & Biases: written into the task's folder to be uploaded later (offline), or
+    sent while training (online). Nothing there can fail a run."""
+
+    wandb: Literal["offline", "online"] = "offline"
+    project: Annotated[str, Field(min_length=1)] = "hpc_kit"
 
 
 class Job(Strict):
@@ -133,6 +128,17 @@ class Job(Strict):
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     resources: Resources = Resources()
+    track: Track | None = None
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "Job":
+        if self.kind == "train" and self.train.precision == "fp16" and not self.resources.gpus_per_rank:
+            raise ValueError("train.precision fp16 needs a GPU (resources.gpus_per_rank: 1); on the CPU take bf16")
+        if self.data and self.data.forces and self.train.compile:
+            raise ValueError("train.compile does not go with data.forces: torch compiles no second derivatives")
+        if self.data and self.model.name == "cgcnn_matrix" and self.data.graph.max_neighbors is None:
+            raise ValueError("model cgcnn_matrix pads to data.graph.max_neighbors, which must be set (original: 12)")
+        return self
 
     @model_validator(mode="after")
     def _what_its_kind_needs(self) -> "Job":
@@ -143,6 +149,8 @@ class Job(Strict):
             raise ValueError(f"a job of kind {self.kind!r} takes no {other}:")
         if self.kind == "prepare" and (self.grid or len(self.seeds) > 1):
             raise ValueError("a job of kind 'prepare' is one task: it takes no grid and no seeds")
+        if self.kind == "prepare" and self.resources.nodes * self.resources.ranks_per_node > 1:
+            raise ValueError("a job of kind 'prepare' runs on one rank, with resources.cpus_per_rank processes")
         return self
 
     @field_validator("seeds")

@@ -1,40 +1,86 @@
-"""Standardised targets: what a model is fitted to, and the way back to the target's own unit."""
+"""Standardised targets: what a model is fitted to, and the way back to the targets' own units."""
 
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from ase.data import atomic_numbers, chemical_symbols
+from torch import nn
 
-from hpc_kit.data.batches import GraphBatch, GraphStore
-from hpc_kit.data.loader import Dataset
+from hpc_kit.data.batches import GraphBatch
+from hpc_kit.data.features import ELEMENTS
+from hpc_kit.spec.errors import InputError
 
 
-@dataclass(frozen=True)
-class Scale:
-    """target = std * output + mean, with the mean counted per atom where outputs are sums over atoms.
+class Scale(nn.Module):
+    """target = std * output + mean + the sum of `references` over the graph's atoms.
 
-    A sum over atoms cannot represent a constant offset, hence the difference (as in SchNetPack).
+    mean, std [T] float64; the mean is counted per atom where `per_atom`: outputs that are sums over atoms cannot
+    represent a constant offset (as in SchNetPack). references [119] float64: a value for each element, for the first
+    target. All arithmetic is float64: a total energy has more digits than float32.
     """
 
-    mean: float
-    std: float
-    per_atom: bool
+    def __init__(self, mean: np.ndarray, std: np.ndarray, per_atom: bool, references: np.ndarray | None = None):
+        super().__init__()
+        self.per_atom = per_atom
+        self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float64))
+        self.register_buffer("std", torch.as_tensor(std, dtype=torch.float64))
+        self.register_buffer("references", None if references is None else torch.as_tensor(references))
 
     def standardize(self, batch: GraphBatch) -> torch.Tensor:
-        """Return the batch's targets as the model is to output them, [G, 1]."""
-        return (batch.targets - self._offset(batch)) / self.std
+        """Return the batch's targets as the model is to output them, [G, T] float32."""
+        return ((batch.targets - self._offset(batch)) / self.std).float()
 
     def restore(self, output: torch.Tensor, batch: GraphBatch) -> torch.Tensor:
-        """Return outputs [G, 1] in the target's own unit."""
-        return output * self.std + self._offset(batch)
+        """Return outputs [G, T] in the targets' own units, float64."""
+        return output.double() * self.std + self._offset(batch)
 
-    def _offset(self, batch: GraphBatch) -> torch.Tensor | float:
-        return self.mean * batch.atom_ptr.diff().unsqueeze(1) if self.per_atom else self.mean
+    def describe(self) -> dict[str, Any]:
+        """Return what metrics.json and checkpoints hold."""
+        known = {} if self.references is None else dict(zip(chemical_symbols, self.references.tolist(), strict=True))
+        return {
+            "mean": self.mean.tolist(),
+            "std": self.std.tolist(),
+            "per_atom": self.per_atom,
+            "atom_references": {symbol: value for symbol, value in known.items() if value},
+        }
+
+    def _offset(self, batch: GraphBatch) -> torch.Tensor:
+        offset = self.mean.expand(batch.graphs, -1)
+        if self.per_atom:
+            offset = offset * batch.atom_ptr.diff().unsqueeze(1)
+        if self.references is not None:
+            each = self.references.index_select(0, batch.z)
+            total = each.new_zeros(batch.graphs).index_add_(0, batch.graph_of_atom(), each)
+            offset = torch.cat([offset[:, :1] + total.unsqueeze(1), offset[:, 1:]], dim=1)
+        return offset
 
 
-def fit_scale(data: Dataset | GraphStore, train: np.ndarray, per_atom: bool) -> Scale:
-    """Take mean and standard deviation from the graphs `train` and from no others."""
-    known = data.target[train]
-    atoms = data.atoms_per_graph[train] if per_atom else np.ones(len(train))
-    mean = float((known / atoms).mean())
-    return Scale(mean, float((known - mean * atoms).std()) or 1.0, per_atom)
+def fit_scale(
+    targets: np.ndarray,
+    atoms: np.ndarray,
+    per_atom: bool,
+    elements: np.ndarray | None = None,
+    references: str | dict[str, float] | None = None,
+) -> Scale:
+    """Fit mean, std and atom references to the training part.
+
+    targets [n, T]; atoms [n] atoms of each graph; elements [n, 119]: how many of each element, needed for references
+    ("fit": by least squares on the first target). Raises InputError where an element has no reference.
+    """
+    known = targets.copy()
+    table = None
+    if references is not None:
+        table = np.zeros(ELEMENTS)
+        present = np.flatnonzero(elements.any(axis=0))
+        if references == "fit":
+            table[present] = np.linalg.lstsq(elements[:, present].astype(np.float64), known[:, 0], rcond=None)[0]
+        else:
+            table[[atomic_numbers[symbol] for symbol in references]] = list(references.values())
+            if missing := [chemical_symbols[z] for z in present if chemical_symbols[z] not in references]:
+                raise InputError(f"train.atom_references: has no value for {', '.join(missing)}")
+        known[:, 0] -= elements @ table
+    weight = atoms[:, None] if per_atom else np.ones((len(known), 1))
+    mean = (known / weight).mean(axis=0)
+    std = (known - mean * weight).std(axis=0)
+    return Scale(mean, np.where(std > 0.0, std, 1.0), per_atom, table)

@@ -1,26 +1,34 @@
-"""What a training needs before its first step: the data with its split, the device, the fingerprint."""
+"""What a training needs before its first step: the data with its split, a compiler, the fingerprint."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from hpc_kit.data.features import check_elements, count_elements, element_table
 from hpc_kit.data.groups import group_graphs
 from hpc_kit.data.loader import Dataset
 from hpc_kit.data.manifest import read_manifest
-from hpc_kit.data.shards import read_composition
+from hpc_kit.data.shards import read_composition, stores_forces
 from hpc_kit.data.splits import Parts, draw
 from hpc_kit.files import write_json
-from hpc_kit.plan import PLACES, Task
+from hpc_kit.plan import FILES, PLACES, Task
 from hpc_kit.runs import fingerprint
 from hpc_kit.runs.layout import TaskDir
 from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.site import NODE_LOCAL
+from hpc_kit.train.distributed import Group
 
 
-def open_data(task: Task, out: TaskDir) -> tuple[Dataset, Parts]:
-    """Open the data set, check that it is the one the task was planned with, and draw and write its split."""
+def open_data(task: Task, out: TaskDir, main: bool = True) -> tuple[Dataset, Parts, np.ndarray | None]:
+    """Open the data set, check that it is the one the task was planned with, and draw its split,
+    which the main rank writes.
+
+    Returns it with its parts and, where atom references are asked for, the number of atoms of each element in each
+    graph, [G, 119].
+    """
     folder = Path(task.dataset)
     manifest = read_manifest(folder)
     if manifest.sha256 != task.dataset_sha256:
@@ -28,33 +36,44 @@ def open_data(task: Task, out: TaskDir) -> tuple[Dataset, Parts]:
             f"{folder}: is not the data set this task was planned with (sha256 {manifest.sha256[:12]}, planned"
             f" {task.dataset_sha256[:12]}); submit the job anew"
         )
+    if task.model.element_features:
+        check_elements(element_table(), manifest.elements)
     stage = os.environ.get(NODE_LOCAL)
     local = Path(os.path.expandvars(stage)) if stage else None
     store = Dataset(folder, task.data.target, task.data.graph, local, task.data.window)
-    grouping, by = None, getattr(task.data.split, "group", None)
-    if by:
+    grouping, elements, by = None, None, getattr(task.data.split, "group", None)
+    if by or task.train.atom_references:
         part = read_composition(folder, manifest)
-        grouping = group_graphs(by, part.z, part.atom_ptr, part.pbc, part.smiles)
-    known = np.isfinite(store.target)
+        if by:
+            grouping = group_graphs(by, part.z, part.atom_ptr, part.pbc, part.smiles)
+        if task.train.atom_references:
+            elements = count_elements(part.z, part.atom_ptr)
+    if task.data.forces and not stores_forces(folder, manifest):
+        raise InputError(f"{folder}: holds no forces, and data.forces asks for them")
+    known = np.isfinite(store.targets).all(axis=1)
     parts = draw(task.data.split, store.ids, known, manifest.sha256, manifest.splits, grouping)
-    for note in parts.notes:
-        print(note, flush=True)
-    out.splits.mkdir(exist_ok=True)
-    write_json(out.splits / f"{parts.sha256[:12]}.json", parts.manifest)
-    return store, parts
+    if main:
+        for note in parts.notes:
+            print(note, flush=True)
+        out.splits.mkdir(exist_ok=True)
+        write_json(out.splits / f"{parts.sha256[:12]}.json", parts.manifest)
+    return store, parts, elements
 
 
-def open_device(task: Task) -> torch.device:
-    if not task.resources.gpus_per_rank:
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise InputError("resources.gpus_per_rank is 1 but torch sees no GPU; with 0 the task trains on the CPU")
-    return torch.device("cuda")
+def check_compiler(device: torch.device) -> None:
+    """Raise InputError where torch.compile has no compiler to work with."""
+    chosen, *usual = ("CXX", "g++", "clang++") if device.type == "cpu" else ("CC", "gcc", "clang")
+    names = [name for name in (os.environ.get(chosen), *usual) if name]
+    if not any(map(shutil.which, names)):
+        raise InputError(
+            f"train.compile: torch.compile needs a compiler and none of {', '.join(names)} is here; install one, or"
+            " leave train.compile at false"
+        )
 
 
-def write_fingerprint(task: Task, out: TaskDir, device: torch.device) -> str:
+def write_fingerprint(task: Task, out: TaskDir, group: Group) -> str:
     """Write fingerprint.json and return its hash; one of earlier epochs on another machine is kept beside it."""
-    cuda = device.type == "cuda"
+    cuda = group.device.type == "cuda"
     facts = {
         "torch": torch.__version__,
         "torch_threads": torch.get_num_threads(),
@@ -67,14 +86,16 @@ def write_fingerprint(task: Task, out: TaskDir, device: torch.device) -> str:
         "dataset_sha256": task.dataset_sha256,
         "data": task.data.model_dump(exclude=PLACES),
         "model": task.model.model_dump(),
-        "train": task.train.model_dump(exclude={"epochs"}),
-        "world_size": 1,
-        "device": device.type,
+        "train": task.train.model_dump(exclude=FILES | {"epochs": True}),
+        "world_size": group.size,
+        "device": group.device.type,
         "loader": f"{task.data.window} shards at a time" if task.data.window else "in memory",
         "clock": "time.perf_counter; the device is waited for once, at the end of the epoch",
         "warm_up_epochs": 0,
     }
     content = fingerprint.collect(work, facts)
+    if not group.is_main:
+        return content["sha256"]
     if out.fingerprint.exists():
         old = fingerprint.read_sha256(out.fingerprint)
         if old != content["sha256"]:

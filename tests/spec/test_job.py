@@ -57,7 +57,7 @@ def test_walltime_without_quotes_is_not_turned_into_seconds(job_file):
         (JOB + "model: {name: schnett}\n", 7, "did you mean 'schnet'?"),
         (JOB.replace("source: sample", "source: qm10"), 3, "data.source: 'qm10' is not allowed"),
         (JOB + "resources:\n  walltime: 2 hours\n", 8, "must be hours:minutes:seconds"),
-        (JOB + "resources:\n  nodes: 2\n", 7, "nodes and ranks_per_node must be 1"),
+        (JOB + "resources:\n  nodes: 0\n", 8, "nodes: must be at least 1"),
         (JOB + "seeds: []\n", 7, "seeds: must not be empty"),
         (JOB + "seeds: [0, 1, 0]\n", 7, "must not name a seed twice"),
         (JOB + "grid: {resources.nodes: [1, 2]}\n", 7, "cannot vary 'resources.nodes'"),
@@ -164,3 +164,9 @@ def test_unknown_file_lists_the_jobs_that_ship():
 def test_yaml_cannot_build_objects(job_file):
     with pytest.raises(InputError, match="not valid YAML"):
         load_job(job_file("name: !!python/object/apply:os.system [ls]\n"))
+
+
+def test_preparation_runs_on_one_rank(job_file):
+    path = job_file("name: own\nkind: prepare\nprepare: {source: qm9, out: set}\nresources: {ranks_per_node: 2}\n")
+    with pytest.raises(InputError, match="runs on one rank, with resources.cpus_per_rank processes"):
+        load_job(path)

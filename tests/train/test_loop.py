@@ -2,32 +2,26 @@
 
 import json
 import math
+import os
+import signal
 
 import h5py
 import numpy as np
 import pytest
 import torch
 from ase.build import molecule
-from conftest import ListSource, open_store, small_run
+from conftest import ListSource, run_small, small_run
 
 from hpc_kit.data.manifest import read_manifest
 from hpc_kit.data.prepare import Settings, prepare
 from hpc_kit.data.structures import Structure
 from hpc_kit.files import read_lines
-from hpc_kit.plan import dataset_folder
-from hpc_kit.spec.errors import InputError, WorkError
+from hpc_kit.spec.errors import InputError, Preempted, WorkError
 from hpc_kit.spec.job import Graph
+from hpc_kit.spec.shipped import shipped_folder
 from hpc_kit.spec.site import NODE_LOCAL
 from hpc_kit.task import run_task
-from hpc_kit.train import loop
-from hpc_kit.train.scale import fit_scale
-
-
-def run_small(path, *overrides):
-    run = small_run(path, "seeds=[0]", *overrides)
-    task = run.task(run.read_plan().tasks[0].id)
-    run_task(task.path)
-    return task
+from hpc_kit.train import loop, state
 
 
 def losses(task) -> list[tuple[float, float]]:
@@ -36,9 +30,9 @@ def losses(task) -> list[tuple[float, float]]:
 
 def test_training_beats_guessing_the_mean(tmp_path):
     task = run_small(tmp_path / "run", "data.split.train=0.2", "train.learning_rate=5e-3", "train.epochs=6")
-    metrics = json.loads(task.metrics.read_text())
-    assert metrics["test_mae"] < 0.5 * metrics["baseline_mae"]
-    assert metrics["unit"] == "eV"
+    errors = json.loads(task.metrics.read_text())["targets"]["zpve"]
+    assert errors["test_mae"] < 0.5 * errors["baseline_mae"]
+    assert errors["unit"] == "eV"
 
 
 def test_records_hold_every_field_of_the_design(small_task):
@@ -60,22 +54,28 @@ def test_predictions_are_those_the_reported_error_is_made_of(small_task):
     split = json.loads(next(small_task.splits.iterdir()).read_text())
     with h5py.File(small_task.predictions) as file:
         assert [name.decode() for name in file["ids"]] == split["test"]
-        mae = float(np.abs(file["prediction"][:] - file["target"][:]).mean())
-    assert json.loads(small_task.metrics.read_text())["test_mae"] == pytest.approx(mae, rel=1e-12)
+        predicted, truth = file["predictions/zpve"], file["targets/zpve"]
+        assert predicted.attrs["unit"] == truth.attrs["unit"] == "eV"
+        residual = predicted[:] - truth[:]
+        spread = np.square(truth[:] - truth[:].mean()).sum()
+    errors = json.loads(small_task.metrics.read_text())["targets"]["zpve"]
+    assert errors["test_mae"] == pytest.approx(np.abs(residual).mean(), rel=1e-12)
+    assert errors["test_rmse"] == pytest.approx(np.sqrt(np.square(residual).mean()), rel=1e-12)
+    assert errors["test_r2"] == pytest.approx(1 - np.square(residual).sum() / spread, rel=1e-12)
 
 
 def test_resumed_training_equals_an_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch):
     whole = run_small(tmp_path / "whole", "train.schedule=cosine", "train.clip=1.0")
 
-    saved = loop.save_checkpoint
+    saved = state.save_checkpoint
 
-    def die_after_the_second_epoch(path, state):
-        saved(path, state)
-        if path.name == "last.pt" and state["epoch"] == 1:
+    def die_after_the_second_epoch(path, content):
+        saved(path, content)
+        if content["progress"]["epoch"] == 2:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "save_checkpoint", die_after_the_second_epoch)
+        patch.setattr(state, "save_checkpoint", die_after_the_second_epoch)
         with pytest.raises(KeyboardInterrupt):
             run_small(tmp_path / "cut", "train.schedule=cosine", "train.clip=1.0")
     cut = run_small(tmp_path / "cut", "train.schedule=cosine", "train.clip=1.0")
@@ -84,6 +84,32 @@ def test_resumed_training_equals_an_uninterrupted_one_bit_for_bit(tmp_path, monk
     assert read_lines(cut.epochs)[1]["checkpoint_s"] is None  # not known: the task died before it was written
     a, b = (torch.load(t.last, weights_only=True)["model"] for t in (cut, whole))
     assert all(torch.equal(a[name], b[name]) for name in b)
+    assert cut.metrics.read_text() == whole.metrics.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_training_ended_by_a_signal_goes_on_inside_the_epoch(tmp_path, monkeypatch, number):
+    options = ("train.accumulate=2", "train.schedule=cosine", "train.ema=0.9")
+    whole = run_small(tmp_path / "whole", *options)
+    taken = []
+
+    def signal_in_the_second_epoch(training, *arguments):
+        step(training, *arguments)
+        taken.append(arguments)
+        if len(taken) == 6:  # of four steps an epoch
+            os.kill(os.getpid(), number)
+
+    step = loop.Training._step
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Training, "_step", signal_in_the_second_epoch)
+        with pytest.raises(Preempted, match=f"{number.name} was sent; last.pt holds epoch 1 up to batch 4"):
+            run_small(tmp_path / "cut", *options)
+    before = (tmp_path / "cut" / "tasks").glob("*/epochs.jsonl")
+    assert len(read_lines(next(before))) == 1
+    cut = run_small(tmp_path / "cut", *options)
+
+    assert losses(cut) == losses(whole)
+    assert [line["graphs"] for line in read_lines(cut.epochs)] == [120] * 4
     assert cut.metrics.read_text() == whole.metrics.read_text()
 
 
@@ -110,7 +136,7 @@ def test_clipping_bounds_the_step(tmp_path):
         tmp_path / "held", "train.optimizer=sgd", "train.momentum=0", "train.epochs=1", "train.clip=1e-9"
     )
     torch.manual_seed(0)
-    start = loop.build_model(held.read_task().model, 5.0).state_dict()
+    start = loop.build_model(held.read_task().model, Graph()).state_dict()
 
     def moved(task):
         end = torch.load(task.last, weights_only=True)["model"]
@@ -126,36 +152,9 @@ def test_bf16_trains_to_nearly_the_same_loss(tmp_path):
     assert losses(half)[-1][0] == pytest.approx(losses(full)[-1][0], rel=0.1)
 
 
-def test_targets_are_standardised_from_the_training_part_alone():
-    task_data = dataset_folder(small_data())
-    store = open_store(task_data, "zpve", Graph(cutoff=2.0))
-    train = np.arange(100)
-    before = fit_scale(store, train, per_atom=True)
-    store.target[100:] = 1e6
-    assert fit_scale(store, train, per_atom=True) == before
-    store.target[50] += 100.0
-    assert fit_scale(store, train, per_atom=True) != before
-
-
-def small_data():
-    from hpc_kit.spec.job import Data
-
-    return Data(source="sample", target="zpve")
-
-
-def test_standardised_targets_come_back():
-    store = open_store(dataset_folder(small_data()), "zpve", Graph(cutoff=2.0))
-    scale = fit_scale(store, np.arange(4000), per_atom=True)
-    batch = store.batch(np.arange(4000))
-    standard = scale.standardize(batch)
-    assert float(standard.mean()) == pytest.approx(0.0, abs=0.2) and float(standard.std()) == pytest.approx(
-        1, abs=0.01
-    )
-    torch.testing.assert_close(scale.restore(standard, batch), batch.targets)
-
-
 def test_diverging_loss_ends_the_task_and_keeps_the_epoch_before(tmp_path):
-    with pytest.raises(WorkError, match=r"epoch \d: the loss is (nan|inf).*Lower train.learning_rate"):
+    message = r"epoch \d, batch \d+: the loss is (nan|inf); its graphs: gdb_\d+, .*Lower train.learning_rate"
+    with pytest.raises(WorkError, match=message):
         run_small(tmp_path / "run", "train.optimizer=sgd", "train.learning_rate=1e12", "train.momentum=0")
     assert not next((tmp_path / "run" / "tasks").iterdir()).joinpath("done.json").exists()
 
@@ -163,7 +162,7 @@ def test_diverging_loss_ends_the_task_and_keeps_the_epoch_before(tmp_path):
 def test_data_set_that_changed_since_planning_is_refused(tmp_path):
     run = small_run(tmp_path / "run", "seeds=[0]")
     task = run.task(run.read_plan().tasks[0].id)
-    sha = read_manifest(dataset_folder(small_data())).sha256
+    sha = read_manifest(shipped_folder("embedded") / "qm9_sample").sha256
     task.task_file.write_text(task.task_file.read_text().replace(sha, "f" * 64))
     with pytest.raises(InputError, match="not the data set this task was planned with"):
         run_task(task.path)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hpc_kit.spec.job import Train
+from hpc_kit.spec.train import Train
 from hpc_kit.train.optim import build_optimizer, learning_rate
 
 

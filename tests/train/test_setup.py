@@ -9,7 +9,7 @@ import pytest
 from conftest import small_run
 
 from hpc_kit.data.manifest import content_sha256
-from hpc_kit.data.shards import file_sha256
+from hpc_kit.files import file_sha256
 from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.shipped import shipped_folder
 from hpc_kit.task import run_task
