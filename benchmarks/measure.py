@@ -1,5 +1,6 @@
-"""What the benchmarks share: a command's wall time and memory, and how a series of figures is printed."""
+"""What the benchmarks share: wall time and memory of a command, the product rate, how figures are printed."""
 
+import math
 import statistics
 import subprocess
 import sys
@@ -30,3 +31,20 @@ def wall_and_memory(argv: list[str], cwd: Path | None = None) -> tuple[float, fl
 def spread(values: list[float], form: str) -> str:
     """Return "median (least-greatest)"."""
     return f"{statistics.median(values):{form}} ({min(values):{form}}-{max(values):{form}})"
+
+
+def product_rate(seconds: float = 2.0) -> float:
+    """Return the floating-point operations a second of the fp32 product of [20000, 256] and [256, 256]: the best of
+    many, by whichever library is faster."""
+    import torch
+
+    from hpc_kit.models.layers import product
+
+    a, b = torch.rand(20_000, 256), torch.rand(256, 256)
+    best, began = math.inf, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        for multiply in (torch.mm, product):
+            start = time.perf_counter()
+            multiply(a, b)
+            best = min(best, time.perf_counter() - start)
+    return 2 * 20_000 * 256 * 256 / best
