@@ -259,7 +259,7 @@ def _combined(count: torch.Tensor, mean: torch.Tensor, squares: torch.Tensor) ->
     return total, centre, (squares + count * (mean - centre).square()).sum(0)
 
 
-BLOCK = 2**18  # numbers a thread: 1 MB of float32
+BLOCK = 2**17  # numbers a thread: 512 KB of float32
 
 
 def pieces(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
