@@ -223,7 +223,7 @@ def test_embedding_is_per_atom_and_feeds_the_output():
 
 def test_edges_without_their_reverse_are_refused_where_the_rule_gives_both():
     model, batch = drawn(), batch_of(some_molecules(), Graph(cutoff=5.0, max_neighbors=2))
-    with pytest.raises(RuntimeError, match="without its reverse"):
+    with pytest.raises(RuntimeError, match="lacks its reverse"):
         model(double(batch))
 
 
