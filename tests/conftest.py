@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from hpc_kit.data.batches import GraphStore, read_with_edges
-from hpc_kit.data.manifest import Target, read_manifest
+from hpc_kit.data.manifest import Target
 from hpc_kit.data.structures import Structure
 from hpc_kit.plan import make_plan
 from hpc_kit.runs.layout import RunDir, TaskDir, create_run
-from hpc_kit.spec.job import Graph, load_job
+from hpc_kit.spec.job import load_job
 from hpc_kit.spec.site import load_site
 from hpc_kit.task import run_task
 
@@ -90,11 +89,6 @@ class ListSource:
 
     def convert(self, id, raw):
         return raw
-
-
-def open_store(folder: Path, target: str, graph: Graph) -> GraphStore:
-    """Read a whole shard set, to cut batches of chosen graphs from."""
-    return GraphStore(read_with_edges(folder, read_manifest(folder), graph), [target])
 
 
 @pytest.fixture

@@ -4,20 +4,40 @@ from collections.abc import Callable
 from dataclasses import fields
 
 import numpy as np
+import pytest
 import torch
 from ase import Atoms
 from some_graphs import batch_of, some_crystals, some_molecules
 
 from hpc_kit.data.batches import GraphBatch
 from hpc_kit.models import build_model
+from hpc_kit.spec import models
 from hpc_kit.spec.job import Graph
-from hpc_kit.spec.models import Model
 
 RADIUS = Graph(cutoff=4.0)
 NEAREST = Graph(cutoff=6.0, max_neighbors=9)
+STRUCTURES = pytest.mark.parametrize("structures", [some_molecules(), some_crystals()], ids=["molecules", "crystals"])
+GRAPHS = pytest.mark.parametrize("graph", [RADIUS, NEAREST], ids=["radius", "nearest"])
+
+_MESSAGES = {"hidden": 8, "edge_hidden": 12, "gaussians": 10}
+_MODULES = {"hidden": 12, "basis": 10}
+SMALL_SCHNET = models.SchNet(hidden=24, filters=16, interactions=3, gaussians=20)
+SMALL_PHYSNET = models.PhysNet(
+    interactions=2, residual_interaction=2, residual_atomic=1, residual_output=1, **_MODULES
+)
+SMALL_PHYSNET_CHARGED = SMALL_PHYSNET.model_copy(update={"electrostatics": True})
+SMALL_PHYSNET_PLAIN = models.PhysNet(
+    interactions=3, residual_interaction=0, residual_atomic=0, residual_output=0, **_MODULES
+)
+SMALL_MPNN = models.MPNN(steps=3, set2set_steps=3, **_MESSAGES)
+SMALL_MPNN_TRANSFORMER = models.MPNNTransformer(steps=2, set2set_steps=2, attention_layers=2, heads=2, **_MESSAGES)
 
 
-def random_model(spec: Model, graph: Graph = RADIUS, targets: int = 1) -> torch.nn.Module:
+def by_name(spec: models.Model) -> str:
+    return spec.name
+
+
+def random_model(spec: models.Model, graph: Graph = RADIUS, targets: int = 1) -> torch.nn.Module:
     """Return a model in float64, in training mode; parameters that start as zeros are drawn too."""
     torch.manual_seed(0)
     model = build_model(spec, graph, targets).double()

@@ -1,30 +1,12 @@
-"""MPNN-transformer: its layer equal to torch's TransformerEncoderLayer, and blind to what must not matter."""
+"""MPNN-transformer: its layer equal to torch's TransformerEncoderLayer."""
 
 import pytest
 import torch
-from invariances import (
-    NEAREST,
-    RADIUS,
-    batch64,
-    check_autocast,
-    check_forces,
-    check_gradients_reach_all,
-    check_motion,
-    check_nothing,
-    check_one_by_one,
-    check_supercell,
-    random_model,
-)
 from pydantic import ValidationError
-from some_graphs import batch_of, some_crystals, some_molecules
 
 from hpc_kit.models.layers import slots
 from hpc_kit.models.mpnn_transformer import EncoderLayer
 from hpc_kit.spec.models import MPNNTransformer as Spec
-
-SPEC = Spec(hidden=8, edge_hidden=12, steps=2, set2set_steps=2, gaussians=10, attention_layers=2, heads=2)
-STRUCTURES = pytest.mark.parametrize("structures", [some_molecules(), some_crystals()], ids=["molecules", "crystals"])
-GRAPHS = pytest.mark.parametrize("graph", [RADIUS, NEAREST], ids=["radius", "nearest"])
 
 
 def test_layer_equals_torchs_on_each_graph():
@@ -52,43 +34,3 @@ def test_layer_equals_torchs_on_each_graph():
 def test_heads_must_divide_the_width():
     with pytest.raises(ValidationError, match="multiple of heads"):
         Spec(hidden=64, heads=3)
-
-
-@STRUCTURES
-def test_motion_and_order_of_atoms_change_nothing(structures):
-    check_motion(random_model(SPEC), structures)
-
-
-def test_choice_of_unit_cell_changes_nothing():
-    check_supercell(random_model(SPEC), extensive=False)
-
-
-@STRUCTURES
-def test_batch_equals_one_by_one(structures):
-    check_one_by_one(random_model(SPEC), structures)
-
-
-def test_no_graphs_and_no_edges():
-    check_nothing(random_model(SPEC, targets=2), targets=2)
-
-
-def test_all_parameters_take_part():
-    check_gradients_reach_all(random_model(SPEC), batch64(some_molecules()))
-
-
-@STRUCTURES
-@GRAPHS
-def test_forces_equal_finite_differences_and_can_be_trained_on(structures, graph):
-    check_forces(random_model(SPEC, graph), structures[:3])
-
-
-def test_bfloat16():
-    check_autocast(random_model(SPEC).float(), batch_of(some_molecules(), RADIUS))
-
-
-def test_embedding_is_per_atom_and_feeds_the_readout():
-    batch, model = batch64(some_molecules()), random_model(SPEC)
-    features = model.embed(batch)
-    assert features.shape == (len(batch.z), 8)
-    read = model.readout(features, batch.graph_of_atom(), batch.graphs)
-    torch.testing.assert_close(model(batch), model.output(read))
