@@ -12,6 +12,7 @@ from hpc_kit.spec.models import Model, Positive, PositiveFloat, SchNet
 from hpc_kit.spec.shipped import find_shipped
 from hpc_kit.spec.split import Fractions, Seed, Split
 from hpc_kit.spec.train import Train
+from hpc_kit.spec.walltime import Walltime
 
 
 def _listed(value: Any) -> Any:
@@ -91,21 +92,17 @@ class Prepare(Strict):
 
 class Resources(Strict):
     """What one task occupies: `nodes` times `ranks_per_node` processes that share every batch. `gpus_per_rank: 0`
-    trains on the CPU; with 1 a missing GPU is an error."""
+    trains on the CPU; with 1 a missing GPU is an error. `memory_gb` is that of one rank; null: its share of a node, by
+    the cores and GPUs it takes. A task that was preempted, ran into its walltime or lost its node is started again
+    from its checkpoint, up to `retries` times."""
 
     nodes: Positive = 1
     ranks_per_node: Positive = 1
     gpus_per_rank: Annotated[int, Field(ge=0, le=1)] = 1
     cpus_per_rank: Positive = 8
-    walltime: str = "02:00:00"
-
-    @field_validator("walltime")
-    @classmethod
-    def _hours_minutes_seconds(cls, value: str) -> str:
-        parts = value.split(":")
-        if len(parts) != 3 or not all(p.isdigit() and len(p) >= 2 for p in parts) or max(parts[1:]) > "59":
-            raise ValueError(f"must be hours:minutes:seconds, as in '02:00:00' (got {value!r})")
-        return value
+    memory_gb: Positive | None = None
+    walltime: Walltime = "02:00:00"
+    retries: Annotated[int, Field(ge=0)] = 5
 
 
 class Track(Strict):
@@ -117,7 +114,7 @@ class Track(Strict):
 
 
 class Job(Strict):
-    """One job file."""
+    """One job file. `image` is the path of an Apptainer image to run in; null: the environment at hand."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     kind: Literal["train", "prepare"] = "train"
@@ -128,6 +125,7 @@ class Job(Strict):
     seeds: Annotated[list[Seed], Field(min_length=1)] = [0]
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     resources: Resources = Resources()
+    image: Annotated[str, Field(min_length=1)] | None = None
     track: Track | None = None
 
     @model_validator(mode="after")

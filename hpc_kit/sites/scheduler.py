@@ -1,0 +1,108 @@
+"""What the driver wants of a batch scheduler, and what a block asks of it. One file a scheduler implements it.
+
+Not for: Parsl (provider.py) or what a job's end means for a task (outcome.py).
+"""
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+State = Literal[
+    "queued",
+    "held",
+    "running",
+    "ending",
+    "done",
+    "failed",
+    "out_of_memory",
+    "time_limit",
+    "node_failure",
+    "preempted",
+    "cancelled",
+    "unknown",
+]
+ENDED = ("done", "failed", "out_of_memory", "time_limit", "node_failure", "preempted", "cancelled")
+COMMAND_TIMEOUT_S = 60.0
+
+
+class SchedulerError(Exception):
+    """The scheduler did not answer, or not in its documented form. What is known stays as it was."""
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """What a scheduler says of one of its jobs.
+
+    `evidence` is what it said, in its own words, with the command that asked; `why` is why a queued job waits.
+    `started` and `ended` are seconds since 1970 on the scheduler's clock, `elapsed_s` what it counts as used.
+    """
+
+    id: str
+    state: State
+    evidence: str
+    why: str = ""
+    exit_code: int | None = None
+    started: float | None = None
+    ended: float | None = None
+    elapsed_s: float | None = None
+    nodes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Block:
+    """What one block asks for: `cores`, `gpus` and `memory_gb` are of one node; with `whole_nodes` all that it has.
+
+    `ranks` is how many processes of a task a node takes. `options` are given to the scheduler as they stand. `name`
+    holds only letters, digits and '-'.
+    """
+
+    name: str
+    nodes: int
+    ranks: int
+    cores: int
+    gpus: int
+    memory_gb: int | None
+    whole_nodes: bool
+    walltime_s: int
+    partition: str
+    account: str | None
+    options: tuple[str, ...]
+    log: Path
+
+
+class Scheduler(Protocol):
+    """One dialect. Every call is one command, with a timeout; all raise SchedulerError."""
+
+    name: str
+
+    def header(self, block: Block) -> list[str]:
+        """Return the lines of a block's script, after the shebang, that ask for what `block` says. Pure."""
+
+    def submit(self, script: Path, block: Block) -> str:
+        """Queue the script and return the job's id."""
+
+    def records(self, ids: Sequence[str]) -> dict[str, JobRecord]:
+        """Return what is known of the jobs, in one call; a job that the scheduler has forgotten is not in it."""
+
+    def find(self, prefix: str) -> list[str]:
+        """Return the ids of this user's jobs, queued or running, whose names begin with `prefix`."""
+
+    def cancel(self, ids: Sequence[str]) -> None:
+        """End the jobs; ids that have ended already are no error."""
+
+
+def ask(*argv: str, timeout: float = COMMAND_TIMEOUT_S) -> subprocess.CompletedProcess[str]:
+    """Run a scheduler's command without a shell and return it, whatever its exit code.
+
+    Raises SchedulerError where the command is not there or does not answer in time.
+    """
+    try:
+        return subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=timeout
+        )
+    except FileNotFoundError:
+        raise SchedulerError(f"{argv[0]}: no such command here") from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SchedulerError(f"{argv[0]}: {error}") from None
