@@ -92,8 +92,8 @@ class Prepare(Strict):
 
 class Resources(Strict):
     """What one task occupies: `nodes` times `ranks_per_node` processes that share every batch. `gpus_per_rank: 0`
-    trains on the CPU; with 1 a missing GPU is an error. `memory_gb` is that of one rank; null: its share of a node, by
-    the cores and GPUs it takes. A task that was preempted, ran into its walltime or lost its node is started again
+    trains on the CPU; with 1 a missing GPU is an error. `memory_gb` is that of one rank; null: its share of a node,
+    by the cores and GPUs it takes. A task that was preempted, ran into its walltime or lost its node is started again
     from its checkpoint, up to `retries` times."""
 
     nodes: Positive = 1

@@ -15,7 +15,7 @@ from hpc_kit.spec.walltime import Walltime
 
 NODE_LOCAL = "HPC_KIT_NODE_LOCAL"  # the variable that tells a task its site's node_local
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-OneLine = Annotated[str, Field(pattern=r"^[^\r\n\0]+$")]
+OneLine = Annotated[str, Field(pattern=r"^[^\r\n\x00]+$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Term = Literal["nodes", "gpus", "cores", "memory_gb"]
 Per = dict[Term, PositiveFloat]
@@ -51,8 +51,8 @@ class Partition(Strict):
 
 
 class Charge(Strict):
-    """What an hour costs: the largest of used/amount over the terms of `per`, times the partition's factor, in `unit`.
-    Delta: {gpus: 1, cores: 16, memory_gb: 62.5}; where nodes are charged: {nodes: 1}."""
+    """What an hour costs: the largest of used/amount over the terms of `per`, times the partition's factor, in
+    `unit`. Delta: {gpus: 1, cores: 16, memory_gb: 62.5}; where nodes are charged: {nodes: 1}."""
 
     unit: str
     per: Per
