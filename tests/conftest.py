@@ -16,6 +16,8 @@ from hpc_kit.spec.job import load_job
 from hpc_kit.spec.site import load_site
 from hpc_kit.task import run_task
 
+pytest_plugins = ["testbed"]
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
