@@ -209,6 +209,50 @@ def test_lost_node(pbs, tmp_path):
     assert "Exit_status=-20" in record.evidence
 
 
+def test_job_that_took_too_much_memory(pbs, tmp_path):
+    job, _ = queue(tmp_path, "sleep 60")
+    pbs.wait(lambda: state(job) == "running")
+    pbs.inject("out-of-memory", job)
+    record = ended(pbs, job)
+    assert record.state == "out_of_memory"
+    assert "exceeded resource mem" in record.evidence
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ('"job_state":"F","Exit_status":0,"substate":92', "done"),
+        ('"job_state":"X","Exit_status":1,"substate":93', "failed"),
+        ('"job_state":"F","Exit_status":-1', "failed"),
+        ('"job_state":"F","Exit_status":-11', "node_failure"),
+        ('"job_state":"F","Exit_status":-14', "node_failure"),
+        ('"job_state":"F","Exit_status":-12', "preempted"),
+        ('"job_state":"F","Exit_status":-26', "out_of_memory"),
+        ('"job_state":"F","Exit_status":137,"comment":"Cgroup memory limit exceeded"', "out_of_memory"),
+        ('"job_state":"F","Exit_status":265,"resources_used":{"walltime":"00:59:59"}', "failed"),
+        ('"job_state":"F","Exit_status":265,"resources_used":{"walltime":"01:00:03"}', "time_limit"),
+        ('"job_state":"F","Exit_status":143,"resources_used":{"walltime":"01:00:00"}', "time_limit"),
+        ('"job_state":"F","Exit_status":1,"resources_used":{"walltime":"01:00:03"}', "failed"),
+        ('"job_state":"F","Exit_status":271,"comment":"Job run at x and terminated by me@login1"', "cancelled"),
+        ('"job_state":"F","Exit_status":271,"comment":"Job run at x and terminated by Scheduler@s"', "preempted"),
+        ('"job_state":"F"', "unknown"),
+        ('"job_state":"M"', "unknown"),
+        ('"job_state":"W"', "queued"),
+        ('"job_state":"T"', "queued"),
+        ('"job_state":"S"', "held"),
+        ('"job_state":"B"', "running"),
+        ('"job_state":"E"', "ending"),
+    ],
+)
+def test_what_pbs_says_and_what_it_means(monkeypatch, tmp_path, said, expected):
+    answer = f'{{"Jobs":{{"7.pbs01.site.org":{{{said},"Resource_List":{{"walltime":"01:00:00"}}}}}}}}'
+    program = tmp_path / "qstat"
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{answer}\nEND\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert state("7.pbs01") == expected
+
+
 def test_preempted_job_is_killed_without_a_warning(pbs, tmp_path):
     sign = tmp_path / "warned"
     job, _ = queue(tmp_path, f"trap 'touch {sign}' TERM; sleep 60 & wait")
@@ -319,7 +363,7 @@ def test_refused_submission_says_why(pbs, tmp_path):
     [
         ("-Z 1", "directive error: -Z 1"),
         ("-l gpus=1", "Unknown resource Resource_List.gpus"),
-        ("-l walltime=soon", "Illegal attribute or resource value Resource_List.walltime"),
+        ("-l filesystems=", "illegal -l value"),
         ("-l select=0", "Illegal attribute or resource value Resource_List.select"),
         ("-r maybe", "illegal -r value"),
     ],
@@ -341,7 +385,17 @@ def test_stand_in_answers_in_the_documented_words(pbs, tmp_path):
     assert said("qstat", "999.pbs01") == (153, "", "qstat: Unknown Job Id 999.pbs01\n")
     assert said("qdel", job) == (35, "", f"qdel: Job has finished {job}\n")
     assert said("qstat", "-u", os.environ.get("USER", "root"), "-f", "-F", "json")[0] == 2
+    refused = "qsub: Illegal attribute or resource value Resource_List.walltime\n"
+    assert said("qsub", "-l", "walltime=soon", str(tmp_path / "hk-a1-block-1.sh")) == (166, "", refused)
     waiting, _ = queue(tmp_path, "sleep 60", nodes=4)
     row = said("qstat", "-a")[1].splitlines()[-1].split()
     assert row[0] == waiting and row[2:4] == ["debug", "hk-a1-blo*"]
     assert f"Job Id: {job}\n    Job_Name = hk-a1-block-1\n" in said("qstat", "-x", "-f", job)[1]
+
+
+def test_stand_in_ends_with_all_its_jobs(pbs, tmp_path):
+    note = tmp_path / "pids"
+    job, _ = queue(tmp_path, f"setsid sleep 300 & echo $! $$ > {note}.new; mv {note}.new {note}; sleep 300")
+    running(pbs, job, note)
+    pbs.stop()
+    assert [pid for pid in note.read_text().split() if alive(int(pid))] == []

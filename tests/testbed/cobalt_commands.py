@@ -7,6 +7,7 @@ src/lib/client_utils.py, src/components/cqm.py).
 import getpass
 import optparse
 import os
+import shlex
 import string
 import sys
 import time
@@ -40,11 +41,11 @@ def qsub(argv: list[str]) -> int:
         _check_attributes(options.attrs)
         if (where / "refuse-submit").exists():
             raise Refused(
-                (where / "refuse-submit").read_text() or f"Walltime greater than the '{options.queue}' queue"
+                (where / "refuse-submit").read_text() or f"Walltime greater than the '{options.queue}' queue max"
             )
         if options.nodecount > standin.config(where)["nodes"]:
             raise Refused(f"Node count {options.nodecount} is greater than the partition max")
-        number = _submit(where, script, words[1:], options, minutes)
+        number = _submit(where, script, words[1:], options, minutes, shlex.join([*found, *argv]))
     except Refused as refused:
         sys.stderr.write(f"{refused}\n")
         return 1
@@ -68,7 +69,7 @@ def _parser() -> optparse.OptionParser:
 
 
 def _script(words: list[str]) -> tuple[Path, list[str]]:
-    """Return the script and the words of its #COBALT lines; these directly follow the first, and blanks split them."""
+    """Return the script and the words of its #COBALT lines: right after the first, split at blanks."""
     if not words:
         raise Refused(
             "Usage: qsub [options] <executable> [<executable options>]\n\nNo executable or script specified\n"
@@ -115,7 +116,7 @@ def _path(text: str, cwd: str) -> str:
     return path
 
 
-def _submit(where: Path, script: Path, words: list[str], options: optparse.Values, minutes: int) -> int:
+def _submit(where: Path, script: Path, words: list[str], options: optparse.Values, minutes: int, said: str) -> int:
     cwd = options.cwd or os.getcwd()
     given = {"output": options.output, "error": options.error, "cobaltlog": options.debuglog}
     if options.outputprefix is not None:
@@ -143,7 +144,7 @@ def _submit(where: Path, script: Path, words: list[str], options: optparse.Value
     paths = {name: string.Template(text).safe_substitute(jobid=number) for name, text in given.items()}
     variables = dict(pair.partition("=")[::2] for pair in (options.env or "").split(":") if pair)
     with open(paths["cobaltlog"], "a", encoding="utf-8") as log:
-        log.write(f"Jobid: {number}\nqsub {' '.join(sys.argv[1:])}\n")
+        log.write(f"Jobid: {number}\nqsub {said}\n")
         log.write(f"{_stamp(time.time())} submitted with cwd set to: {cwd}\n")
     own = {"COBALT_JOBID": str(number), "COBALT_PROJECT": options.project or "", "COBALT_QUEUE": options.queue}
     with standin.table(where) as data:
@@ -255,3 +256,8 @@ def qdel(argv: list[str]) -> int:
         print("      Deleted Jobs")
         _print_table([["JobID", "User"], *deleted])
     return 0
+
+
+if __name__ == "__main__":
+    COMMANDS = {"qsub": qsub, "qstat": qstat, "qdel": qdel}
+    sys.exit(COMMANDS[sys.argv[1]](sys.argv[2:]))

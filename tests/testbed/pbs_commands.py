@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import standin
-from pbs_qstat import qstat  # noqa: F401  (the command pbs/qstat enters here)
+from pbs_qstat import qstat
 
 SERVER = "pbs01"
 OPTIONS = "a:A:c:C:e:fhIj:J:k:l:m:M:N:o:p:P:q:r:R:S:u:v:VW:Xz"
@@ -39,7 +39,7 @@ def qsub(argv: list[str]) -> int:
         script = Path(names[0])
         if not script.is_file():
             raise Refused(f"qsub: script file:: {os.strerror(2)}\n", 1)
-        text = script.read_text()
+        text, asked_inside = script.read_text(), []
         for line in directives(text):
             try:
                 found, rest = getopt.getopt(shlex.split(line), OPTIONS)
@@ -47,11 +47,11 @@ def qsub(argv: list[str]) -> int:
                 rest = [line]
             if rest:
                 raise Refused(f"qsub: directive error: {line} \n", 1)
-            options = found + options  # the command line comes last, and the last wins
+            asked_inside += found
         if (where / "refuse-submit").exists():
             asked = (where / "refuse-submit").read_text()
             raise Refused(asked or "qsub: Job violates queue and/or server resource limits\n", TOO_MUCH)
-        print(_submit(where, script, text, options, argv))
+        print(_submit(where, script, text, (options, asked_inside), argv))
         return 0
     except Refused as refused:
         message, code = refused.args
@@ -78,17 +78,23 @@ def directives(text: str) -> list[str]:
     return found
 
 
-def _submit(where: Path, script: Path, text: str, options: list[tuple[str, str]], argv: list[str]) -> str:
-    chosen = {name[1:]: value for name, value in options if name != "-l"}
-    resources: dict[str, str] = {"walltime": "24:00:00", "place": "free"}
-    for _, value in (pair for pair in options if pair[0] == "-l"):
+def _submit(where: Path, script: Path, text: str, options: tuple[list, list], argv: list[str]) -> str:
+    """Queue the job. `options` are those of the command line and those of the directives.
+
+    The command line wins; among directives the last of an option wins, but the first of a resource (set_resource.c).
+    """
+    outside, inside = options
+    chosen = {name[1:]: value for name, value in [*inside, *outside] if name != "-l"}
+    resources: dict[str, str] = {}
+    for _, value in (pair for pair in [*outside, *inside] if pair[0] == "-l"):
         for part in value.split(","):
             name, found, amount = part.partition("=")
             if not found or not amount:
                 raise Refused(f"qsub: illegal -l value\n{USAGE}", 2)
             if name not in RESOURCES:
                 raise Refused(f"qsub: Unknown resource Resource_List.{name}\n", BAD_RESOURCE)
-            resources[name] = amount
+            resources.setdefault(name, amount)
+    resources = {"walltime": "24:00:00", "place": "free"} | resources
     limit = _seconds(resources["walltime"])
     nodes, per_node, cores, gpus, memory = _chunks(resources.setdefault("select", "1:ncpus=1"))
     if nodes > standin.config(where)["nodes"]:
@@ -222,3 +228,8 @@ def qdel(argv: list[str]) -> int:
             elif job["reason"] is None:
                 job.update(reason="delete", by=f"{getpass.getuser()}@{socket.gethostname()}")
     return code
+
+
+if __name__ == "__main__":
+    COMMANDS = {"qsub": qsub, "qstat": qstat, "qselect": qselect, "qdel": qdel}
+    sys.exit(COMMANDS[sys.argv[1]](sys.argv[2:]))

@@ -137,6 +137,8 @@ def _finish(said: dict, job: dict, old: bool) -> None:
         suffix, said["substate"] = f"terminated by Scheduler@{SERVER}", 91
     elif job["reason"] == "node-failure":
         code, suffix, said["substate"] = -20, "failed", 93
+    elif job["reason"] == "out-of-memory":
+        code, suffix, said["substate"] = -27, "exceeded resource mem", 93
     elif job["reason"] == "limit" and not old:
         code, suffix, said["substate"] = -29, "exceeded resource walltime", 93
     elif job["reason"] == "not started":

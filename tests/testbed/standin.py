@@ -34,7 +34,7 @@ def config(where: Path) -> dict:
 
 @contextlib.contextmanager
 def table(where: Path) -> Iterator[dict]:
-    """Open the job table for this process alone, {"next": int, "jobs": {id: job}}, and write back what has changed."""
+    """Open the job table for this process alone, {"next": int, "jobs": {id: job}}, and write back changes."""
     with (where / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         path = where / "jobs.json"
@@ -109,23 +109,29 @@ class Daemon:
                 self.start_queued(data["jobs"])
             time.sleep(TICK_S)
         for number in self.processes:
-            self.signal(number, signal.SIGKILL)
+            self.kill(number)
 
     def signal(self, number: int, which: int) -> None:
         for pid in members(f"{self.where}:{number}"):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, which)
 
+    def kill(self, number: int) -> None:
+        """End all that a job has started, also what is started meanwhile."""
+        while members(f"{self.where}:{number}"):
+            self.signal(number, signal.SIGKILL)
+            time.sleep(0.01)
+
     def inject(self, jobs: dict) -> None:
-        """Do what lose-job, node-failure and preempt ask for; each file holds the numbers of jobs."""
-        for name in ("lose-job", "node-failure", "preempt"):
+        """Do what lose-job, node-failure, preempt and out-of-memory ask for; each file holds the numbers of jobs."""
+        for name in ("lose-job", "node-failure", "preempt", "out-of-memory"):
             path = self.where / name
             if not path.is_file():
                 continue
             for word in path.read_text().split():
                 number = word.split(".")[0]
-                if number in jobs and jobs[number]["state"] in (*ACTIVE, "queued", "held"):
-                    self.signal(int(number), signal.SIGKILL)
+                if number in jobs and (jobs[number]["state"] in ACTIVE or name == "lose-job"):
+                    self.kill(int(number))
                     if name == "lose-job":
                         process = self.processes.pop(int(number), None)
                         if process is not None:
@@ -163,7 +169,7 @@ class Daemon:
 
     def end(self, job: dict, code: int) -> None:
         """Write down how a job's script ended, and what is left of it; end what it left behind."""
-        self.signal(job["id"], signal.SIGKILL)
+        self.kill(job["id"])
         del self.processes[job["id"]]
         again = job["reason"] in ("node-failure", "preempt") and job["rerun"]
         if again:

@@ -17,6 +17,7 @@ import pytest
 from testbed import standin
 
 HERE = Path(__file__).resolve().parent
+PYTHON = "HPC_KIT_STANDIN_PYTHON"  # what the commands run under
 DEFAULTS = {"nodes": 4, "grace": 1.0, "speed": 1.0, "node_name": "localhost"}
 
 
@@ -29,7 +30,7 @@ class StandIn:
 
     def inject(self, name: str, text: str = "") -> None:
         """Ask for a failure: fail-qstat, fail-qdel, bad-json, refuse-submit, old-pbs last until `clear`; lose-job,
-        node-failure and preempt take the ids of jobs and happen once."""
+        node-failure, preempt and out-of-memory take the ids of jobs and happen once."""
         written = self.folder / f"{name}.new"
         written.write_text(text)
         written.rename(self.folder / name)
@@ -84,6 +85,7 @@ def _fixture(dialect: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     folder = tmp_path / f"{dialect}-server"
     monkeypatch.setenv("PATH", f"{HERE / dialect}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv(standin.FOLDER, str(folder))
+    monkeypatch.setenv(PYTHON, sys.executable)
     running = start(folder, dialect)
     yield running
     running.stop()
