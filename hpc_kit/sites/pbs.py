@@ -93,10 +93,10 @@ class PBS:
 
     def submit(self, script: Path, block: Block) -> str:
         answer = ask("qsub", str(script))
-        job = answer.stdout.strip()
-        if answer.returncode != 0 or not _ID.match(job):
+        words = answer.stdout.split()  # a site's hooks may print before the id
+        if answer.returncode != 0 or not words or not _ID.match(words[-1]):
             raise SchedulerError(_said(answer))
-        return job
+        return words[-1]
 
     def records(self, ids: Sequence[str]) -> dict[str, JobRecord]:
         jobs = _jobs(ids)
