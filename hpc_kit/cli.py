@@ -30,51 +30,92 @@ SetOption = Annotated[
 RunOption = Annotated[
     Path | None, typer.Option("--run", metavar="DIR", help="The run directory [runs/<name>-<time>].")
 ]
+AccountOption = Annotated[str | None, typer.Option(help="What the site charges [the site file's].")]
+PartitionOption = Annotated[str | None, typer.Option(help="A partition or queue of the site [the site file's].")]
+WalltimeOption = Annotated[str | None, typer.Option(help="The time of one task, as resources.walltime [the job's].")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Submit although the site's limits are violated.")]
+DetachOption = Annotated[bool, typer.Option("--detach", help="Go on without this terminal; see 'hpc_kit status'.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RUNS = Path("runs")
 NODE_PACKAGES = ("torch", "torch_geometric", "vesin", "ijson")
 
 
-@app.command(epilog="Example: hpc_kit submit --site local jobs/quickstart.yaml --set train.epochs=3")
+@app.command(epilog="Example: hpc_kit submit --site delta --account abcd-delta-gpu jobs/quickstart.yaml --dry-run")
 def submit(
     job: JobArgument,
-    site: Annotated[str, typer.Option(help="A site by name, or a site file.")],
+    site: Annotated[str, typer.Option(help="A site by name, or a site file; 'hpc_kit sites list' shows them.")],
     sets: SetOption = [],
     run: RunOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print tasks and commands; start nothing.")] = False,
+    account: AccountOption = None,
+    partition: PartitionOption = None,
+    walltime: WalltimeOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print limits, cost, scripts; start nothing.")] = False,
+    force: ForceOption = False,
+    detach: DetachOption = False,
 ) -> None:
     """Run all tasks of a job on a site, through Parsl.
 
     With --run naming an existing run of the same tasks, only those not done are run.
     """
-    _submit(job, sets, site, run, dry_run, parsl=True)
+    from hpc_kit.plan import make_plan
+    from hpc_kit.runs.layout import create_run
+    from hpc_kit.spec.job import load_job
+    from hpc_kit.spec.site import load_site
+    from hpc_kit.submit import prepare
+
+    machine = load_site(site, account, partition)
+    file = load_job(job, [*sets, *([f"resources.walltime={walltime}"] if walltime else [])])
+    plan = make_plan(file)
+    path = _run_path(run, file.job.name)
+    blocks, problems = prepare(machine, plan)
+    if dry_run:
+        from hpc_kit.report.plan import print_plan
+
+        print_plan(plan, machine, path, blocks, problems)
+    if problems and not force:
+        raise InputError("\n".join([*problems, "nothing was submitted; --force does all the same"]))
+    if not dry_run:
+        _drive(create_run(path, plan, file.job, machine), plan, machine, detach=detach)
 
 
 @app.command(epilog="Example: apptainer exec image.sif hpc_kit run jobs/quickstart.yaml")
 def run(job: JobArgument, sets: SetOption = [], run: RunOption = None) -> None:
     """Run all tasks of a job here and now, one after the other, without Parsl."""
-    _submit(job, sets, "local", run, dry_run=False, parsl=False)
+    from hpc_kit.plan import make_plan
+    from hpc_kit.runs.layout import create_run
+    from hpc_kit.spec.job import load_job
+    from hpc_kit.spec.site import load_site
+    from hpc_kit.submit import prepare
+
+    machine = load_site("local")
+    file = load_job(job, sets)
+    plan = make_plan(file)
+    prepare(machine, plan)
+    _drive(create_run(_run_path(run, file.job.name), plan, file.job, machine), plan, machine, parsl=False)
 
 
 @app.command(epilog="Example: hpc_kit resume runs/quickstart-20260102-030405")
-def resume(run: RunArgument) -> None:
+def resume(run: RunArgument, detach: DetachOption = False) -> None:
     """Run those tasks of a run that are not done, each from its last checkpoint."""
     from hpc_kit.runs.layout import RunDir
 
-    directory = RunDir(run)
-    _drive(directory, directory.read_plan(), directory.read_site(), parsl=True)
+    directory = RunDir(run.absolute())
+    _drive(directory, directory.read_plan(), directory.read_site(), detach=detach)
 
 
 @app.command(epilog="Example: hpc_kit status runs/quickstart-20260102-030405 --json")
 def status(
     run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="A run directory [all in runs/].")] = None,
+    refresh: Annotated[bool, typer.Option("--refresh", help="Ask the scheduler about the run's blocks.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what became of each task of a run, or of each run."""
+    """Show what became of each task of a run, or of each run, from files alone; --refresh asks the scheduler too."""
     from hpc_kit.report import tables
     from hpc_kit.runs.layout import RunDir, find_runs
     from hpc_kit.runs.status import read_statuses
 
+    if refresh and run is None:
+        raise InputError("--refresh needs a RUN")
     if run is None:
         runs = {str(r.path): read_statuses(r) for r in find_runs(RUNS)}
         if as_json:
@@ -89,6 +130,10 @@ def status(
         print(json.dumps([s.as_json() for s in states], indent=2))
     else:
         tables.print_tasks(states, _console())
+    if refresh:
+        from hpc_kit.submit import ask_blocks
+
+        tables.print_blocks(ask_blocks(RunDir(run)), sys.stderr if as_json else sys.stdout)
 
 
 @app.command(epilog="Example: hpc_kit logs runs/quickstart-20260102-030405 seed=1 -f")
@@ -106,14 +151,15 @@ def logs(
 
 @app.command(epilog="Example: hpc_kit cancel runs/quickstart-20260102-030405")
 def cancel(run: RunArgument) -> None:
-    """End a run: its running tasks are stopped, the rest is not started."""
+    """End a run: its running tasks are stopped, the rest is not started, and its blocks leave the queue."""
     from hpc_kit.runs.layout import RunDir
-    from hpc_kit.submit import request_cancel
+    from hpc_kit.submit import cancel_blocks, request_cancel
 
     directory = RunDir(run)
     directory.read_plan()
     if not request_cancel(directory):
-        print(f"{run}: nothing runs")
+        ended = cancel_blocks(directory, directory.read_site())
+        print(f"{run}: no driver is at work; ended {len(ended)} blocks" if ended else f"{run}: nothing runs")
         return
     while directory.lock.is_held():
         time.sleep(0.2)
@@ -139,6 +185,73 @@ def task(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A task dire
     from hpc_kit.task import run_task
 
     run_task(folder)
+
+
+sites = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(sites, name="sites", help="Show the sites there are, and check whether one can be used from here.")
+SiteArgument = Annotated[str, typer.Argument(metavar="SITE", help="A site by name, or a site file.")]
+
+
+@sites.command("list", epilog="Example: hpc_kit sites list")
+def sites_list(as_json: JsonOption = False) -> None:
+    """List the sites that ship and your own in ~/.config/hpc_kit/sites."""
+    from hpc_kit.report.sites import print_sites
+    from hpc_kit.spec.site import site_files
+
+    files = site_files()
+    if as_json:
+        print(json.dumps({name: str(file) for name, file in files.items()}, indent=2))
+    else:
+        print_sites(files, _console())
+
+
+@sites.command("show", epilog="Example: hpc_kit sites show delta")
+def sites_show(site: SiteArgument, as_json: JsonOption = False) -> None:
+    """Show a site as resolved: its partitions, limits, charges and options."""
+    from hpc_kit.spec.site import load_site
+
+    found = load_site(site)
+    if as_json:
+        print(json.dumps(found.model_dump(), indent=2))
+    else:
+        from hpc_kit.report.sites import print_site
+
+        print_site(found, _console())
+
+
+@sites.command("check", epilog="Example: hpc_kit sites check delta --account abcd-delta-gpu --on-a-node")
+def sites_check(
+    site: SiteArgument,
+    account: AccountOption = None,
+    partition: PartitionOption = None,
+    job: Annotated[str | None, typer.Option(help="A job file: its image is checked, and its limits.")] = None,
+    on_a_node: Annotated[
+        bool, typer.Option("--on-a-node", help="Look from a compute node too; waits for one.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check commands, account, folders, network and image of a site, from here and from one of its nodes."""
+    from dataclasses import asdict
+
+    from hpc_kit.plan import make_plan
+    from hpc_kit.report.sites import print_checks
+    from hpc_kit.sites.check import Check, check
+    from hpc_kit.spec.job import load_job
+    from hpc_kit.spec.site import load_site
+    from hpc_kit.submit import prepare
+
+    machine = load_site(site, account, partition)
+    plan = make_plan(load_job(job)) if job else None
+    found = check(machine, plan.tasks[0].image if plan else None, on_a_node)
+    if plan:
+        broken = prepare(machine, plan)[1]
+        found += [Check("job", "fail", problem) for problem in broken] or [Check("job", "pass", "within all limits")]
+    if as_json:
+        print(json.dumps([asdict(c) for c in found], indent=2))
+    else:
+        print_checks(found, _console())
+    if failed := sum(c.state == "fail" for c in found):
+        raise WorkError(f"{failed} of {len(found)} checks failed")
 
 
 data = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -203,37 +316,29 @@ def data_verify(folder: SetArgument) -> None:
     print(f"{folder}: whole")
 
 
-def _submit(job: str, sets: list[str], site: str, run: Path | None, dry_run: bool, parsl: bool) -> None:
-    from hpc_kit.plan import make_plan
-    from hpc_kit.runs.layout import create_run, new_run_path
-    from hpc_kit.sites.policy import slots
-    from hpc_kit.spec.job import load_job
-    from hpc_kit.spec.site import load_site
+def _run_path(run: Path | None, name: str) -> Path:
+    from hpc_kit.runs.layout import new_run_path
 
-    machine = load_site(site)
-    file = load_job(job, sets)
-    plan = make_plan(file)
-    at_a_time = slots(machine, file.job.resources)
-    path = (run or new_run_path(RUNS, file.job.name)).absolute()
-    if dry_run:
-        from hpc_kit.report.tables import print_plan
+    return (run or new_run_path(RUNS, name)).absolute()
 
-        print_plan(plan, machine, path, at_a_time)
+
+def _drive(run, plan, site, parsl: bool = True, detach: bool = False) -> None:
+    from hpc_kit import submit
+
+    if detach:
+        pid, host = submit.detach(run)
+        print(f"run: {run.path}\ndriver: process {pid} on {host}, which needs no terminal; its log: {run.driver_log}")
+        print(f"hpc_kit status {run.path}    hpc_kit logs {run.path} -f    hpc_kit cancel {run.path}")
         return
-    _drive(create_run(path, plan, file.job, machine), plan, machine, parsl)
-
-
-def _drive(run, plan, site, parsl: bool) -> None:
     from hpc_kit.report.progress import progress
     from hpc_kit.report.summary import print_summary, summarize
     from hpc_kit.report.tables import print_failures
-    from hpc_kit.submit import drive
 
     console = _console()
     console.print(f"run: {run.path}", soft_wrap=True, highlight=False)
     show = progress(console)
     try:
-        states = drive(run, plan, site, show, parsl)
+        states = submit.drive(run, plan, site, show, parsl)
     finally:
         show.close()
     print_summary(summarize(run), console)

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,21 @@ def write_json(path: Path, value: Any) -> None:
 
 def append_line(path: Path, value: dict[str, Any]) -> None:
     """Append `value` as one line of JSON, in one write, and have it on disk before returning."""
-    line = json.dumps(value, allow_nan=False) + "\n"
+    append_lines(path, [value])
+
+
+def append_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:
+    """Append a line of JSON for each value, and have them on disk before returning; on a full disk, none of them."""
+    lines = "".join(json.dumps(value, allow_nan=False) + "\n" for value in values).encode()
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    before = os.fstat(handle).st_size
     try:
-        os.write(handle, line.encode())
+        while lines:
+            lines = lines[os.write(handle, lines) :]
         os.fsync(handle)
+    except OSError:
+        os.ftruncate(handle, before)
+        raise
     finally:
         os.close(handle)
 

@@ -183,6 +183,16 @@ def _cgroup_limit(name: str) -> int | None:
     return min((int(v) // 2**20 for v in values if v and v.isdigit()), default=None)
 
 
+def out_of_memory_kills() -> int:
+    """Return how often the kernel has ended a process for want of memory in the group that limits this one."""
+    folders = _cgroup_folders()
+    limited = next(
+        (f for f in folders if (read_text(f / "memory.max") or "max") != "max"), folders[0] if folders else None
+    )
+    lines = (read_text(limited / "memory.events") or "").splitlines() if limited else []
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
 def _chosen(setting: str | None) -> str | None:
     """Return the word in brackets of a line like `always [madvise] never`."""
     return setting.split("[")[1].split("]")[0] if setting and "[" in setting else setting

@@ -31,9 +31,9 @@ class Task(BaseModel):
     """One fully resolved piece of a job; task.yaml holds exactly this.
 
     `id` ends in a hash of what is computed: kind, data, model, train and seed, with the data set named by its
-    sha256, and files of splits and weights likewise. Resources, tracking and the job's name are not part of the hash:
-    they say where, not what. `units` is target -> unit. A task of kind "prepare" has `prepare` and none of the fields
-    from `dataset` to `track`.
+    sha256, and files of splits and weights likewise. Resources, image, tracking and the job's name are not part of
+    the hash: they say where, not what. `units` is target -> unit. A task of kind "prepare" has `prepare` and none of
+    the fields from `dataset` to `track`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,7 +51,15 @@ class Task(BaseModel):
     model: Model | None = None
     train: Train | None = None
     track: Track | None = None
+    image: str | None = None
     resources: Resources
+
+    @property
+    def folders(self) -> list[str]:
+        """The folders and files outside the run that the task reads or writes."""
+        prepare, weights = self.prepare, self.train and self.train.start_from
+        out = str(Path(prepare.out).parent) if prepare else None
+        return [path for path in (self.dataset, prepare and prepare.path, out, weights and weights.path) if path]
 
     @property
     def unit(self) -> str:
@@ -159,8 +167,13 @@ def _prepare_task(job: Job) -> Task:
         kind=job.kind,
         seed=0,
         prepare=prepare,
+        image=_image(job),
         resources=job.resources,
     )
+
+
+def _image(job: Job) -> str | None:
+    return None if job.image is None else str(Path(job.image).expanduser().resolve())
 
 
 def _digest(content: dict[str, Any]) -> str:
@@ -190,5 +203,6 @@ def _task(job: Job, cell: dict[str, Any], seed: int, folder: Path, manifest: Man
         model=job.model,
         train=job.train,
         track=job.track,
+        image=_image(job),
         resources=job.resources,
     )

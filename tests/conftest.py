@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,15 @@ class ListSource:
 
     def convert(self, id, raw):
         return raw
+
+
+@pytest.fixture(autouse=True)
+def own_signals():
+    """Give back what a training that was asked to end leaves deaf."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ FLOORS = [
     {"data", "models", "plan", "runs"},
     {"train", "sites", "images"},
     {"search", "bench", "explain", "md", "report"},
-    {"submit", "task"},
+    {"submit", "task", "apps"},
     {"cli", "__main__"},
 ]
 LOGIN_SIDE = {
@@ -19,6 +19,7 @@ LOGIN_SIDE = {
     "spec",
     "plan",
     "submit",
+    "apps",
     "sites",
     "images",
     "runs",

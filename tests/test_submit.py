@@ -15,6 +15,7 @@ from conftest import SMALL, hpc_kit, ledger_states, set_options, small_run, star
 from hpc_kit import submit
 from hpc_kit.files import read_lines
 from hpc_kit.runs.layout import RunDir
+from hpc_kit.sites import attempt
 
 SUBMIT = ["submit", "--site", "local", "quickstart", *set_options(SMALL)]
 LONG = ["--set", "train.epochs=500"]
@@ -232,10 +233,10 @@ time.sleep(60)
 def drive(run: RunDir, monkeypatch, code: str, *arguments: object):
     """Drive `run` with `code` in the place of a training; return the states of its tasks."""
 
-    def command(folder, resources):
+    def command(site, task, folder, nodes):
         return [sys.executable, "-c", code, str(folder), *map(str, arguments)]
 
-    monkeypatch.setattr(submit, "task_command", command)
+    monkeypatch.setattr(attempt, "task_command", command)
     return submit.drive(run, run.read_plan(), run.read_site(), lambda states: None, parsl=False)
 
 
@@ -251,8 +252,8 @@ def test_preempted_task_is_started_again_until_it_is_done(tmp_path, monkeypatch)
 def test_task_that_never_gets_further_is_not_started_for_ever(tmp_path, monkeypatch):
     run = small_run(tmp_path / "run", "seeds=[0]")
     [state] = drive(run, monkeypatch, PREEMPTED, 4, 0)
-    assert (state.state, state.attempt) == ("failed", 2)
-    assert state.reason == "preempted 2 times in a row without getting further: SIGTERM was sent"
+    assert (state.state, state.attempt, state.ended) == ("preempted", 2, True)
+    assert state.reason == "SIGTERM was sent (2 times in a row without getting further)"
     [state] = drive(run, monkeypatch, PREEMPTED, 4, 1)
     assert (state.state, state.attempt) == ("done", 6)
 
@@ -261,8 +262,8 @@ def test_preempted_task_is_taken_up_by_resume(tmp_path, monkeypatch):
     run = small_run(tmp_path / "run", "seeds=[0]")
     ledger = submit.Ledger(run.ledger, [run.read_plan().tasks[0].id])
     for task_id in ledger.tasks:
-        ledger.submit(task_id)
-        ledger.end(task_id, "preempted", "SIGTERM was sent", 75)
+        ledger.submit([task_id])
+        ledger.end(task_id, "preempted", "SIGTERM was sent", 75, again=True)
     assert json.loads(hpc_kit("status", "run", "--json", cwd=tmp_path).stdout)[0]["state"] == "preempted"
     [state] = drive(run, monkeypatch, PREEMPTED, 1, 1)
     assert (state.state, state.attempt) == ("done", 2)

@@ -6,7 +6,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hpc_kit.report.summary import in_unit
-from hpc_kit.runs.ledger import TERMINAL
 from hpc_kit.runs.status import TaskStatus
 
 LINE_EVERY_S = 10.0
@@ -29,7 +28,7 @@ class Bars:
         self._progress.start()
 
     def __call__(self, states: list[TaskStatus]) -> None:
-        done = sum(s.state in TERMINAL for s in states)
+        done = sum(s.ended for s in states)
         text = f"{done} of {len(states)} tasks ended"
         self._set("", text, sum(s.epoch for s in states), sum(s.epochs for s in states), "")
         for s in states:

@@ -12,6 +12,8 @@ from hpc_kit.files import read_lines
 from hpc_kit.plan import Plan, Task
 from hpc_kit.runs.layout import RunDir
 from hpc_kit.runs.status import TaskStatus, read_statuses
+from hpc_kit.runs.used import used
+from hpc_kit.sites.policy import estimate, plan_blocks
 
 
 @dataclass
@@ -20,7 +22,8 @@ class Row:
     of always guessing the training mean.
 
     `data_wait` is the share of training time spent waiting for batches, `graphs_per_s` all graphs over all
-    training time; both and the median `epoch_s` leave the first epoch out where there are others.
+    training time; both and the median `epoch_s` leave the first epoch out where there are others. `charge` is the
+    task's share of what the run has used, in the site's unit.
     """
 
     id: str
@@ -30,6 +33,7 @@ class Row:
     epoch_s: float | None
     data_wait: float | None
     graphs_per_s: float | None
+    charge: float | None
 
 
 def summarize(run: RunDir) -> dict[str, Any]:
@@ -40,8 +44,12 @@ def summarize(run: RunDir) -> dict[str, Any]:
         done = [t for t in plan.tasks if states[t.id].state == "done"]
         sets = [json.loads(run.task(t.id).metrics.read_text()) for t in done]
         return {"run": str(run.path), "tasks": [], "seeds": [], "shard_sets": sets}
-    rows = [_row(run, task, states[task.id]) for task in plan.tasks]
-    return {"run": str(run.path), "tasks": [asdict(row) for row in rows], "seeds": _over_seeds(plan, rows)}
+    spent = used(run)
+    rows = [_row(run, task, states[task.id], spent.tasks.get(task.id) if spent else None) for task in plan.tasks]
+    found = {"run": str(run.path), "tasks": [asdict(row) for row in rows], "seeds": _over_seeds(plan, rows)}
+    if spent:
+        found["charge"] = {"unit": spent.unit, "used": spent.run, "at_most": _at_most(run, plan)}
+    return found
 
 
 def print_summary(summary: dict[str, Any], console: Console) -> None:
@@ -56,13 +64,16 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     table = Table()
     table.add_column("task", overflow="fold")
     table.add_column("state")
-    for name in (
+    charge = summary.get("charge")
+    columns = (
         "test MAE",
         "guessing\nthe mean",
         "s/epoch",
         "data\nwait",
         "graphs/s",
-    ):
+        *([charge["unit"]] if charge else []),
+    )
+    for name in columns:
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(
@@ -73,6 +84,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
             _number(row.epoch_s, "{:.2f}"),
             _number(row.data_wait, "{:.1%}"),
             _number(row.graphs_per_s, "{:.0f}"),
+            *([_number(row.charge, "{:.3g}")] if charge else []),
         )
     for cell in summary["seeds"]:
         table.add_section()
@@ -81,6 +93,9 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         table.add_row(name, "mean ± std", spreads, _each(cell["targets"], "baseline"))
     if rows:
         console.print(table)
+    if charge:
+        text = f"{charge['used']:.3g} {charge['unit']} used, of at most {charge['at_most']:.3g} estimated"
+        console.print(text, soft_wrap=True, highlight=False)
     console.print(f"run: {summary['run']}", soft_wrap=True, highlight=False)
 
 
@@ -93,7 +108,12 @@ def in_unit(value: float | None, unit: str, form: str = ".4g", with_unit: bool =
     return f"{value:{form}} {unit}" if with_unit else f"{value:{form}}"
 
 
-def _row(run: RunDir, task: Task, status: TaskStatus) -> Row:
+def _at_most(run: RunDir, plan: Plan) -> float:
+    site, resources = run.read_site(), plan.tasks[0].resources
+    return estimate(site, resources, len(plan.tasks), plan_blocks(site, resources, len(plan.tasks))).total
+
+
+def _row(run: RunDir, task: Task, status: TaskStatus, spent: float | None) -> Row:
     folder = run.task(task.id)
     metrics = json.loads(folder.metrics.read_text()) if status.state == "done" else {}
     epochs = read_lines(folder.epochs)
@@ -108,6 +128,7 @@ def _row(run: RunDir, task: Task, status: TaskStatus) -> Row:
         epoch_s=statistics.median(walls) if walls else None,
         data_wait=wait / (wait + work) if steady else None,
         graphs_per_s=sum(line["graphs"] for line in steady) / (wait + work) if steady else None,
+        charge=spent,
     )
 
 

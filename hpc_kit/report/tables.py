@@ -1,16 +1,13 @@
 """Tables and lists of runs, tasks and plans."""
 
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
 
-from hpc_kit.plan import Plan
 from hpc_kit.report.summary import in_unit
 from hpc_kit.runs.layout import RunDir
 from hpc_kit.runs.status import TaskStatus
-from hpc_kit.sites.launch import shell_line, task_command, task_environment
-from hpc_kit.spec.site import Site
 
 LOG_LINES = 10
 
@@ -29,8 +26,18 @@ def print_tasks(states: list[TaskStatus], console: Console) -> None:
     table = Table("task", "state", "attempt", "epochs", "val MAE", "why")
     for s in states:
         error = in_unit(s.val_mae, s.unit)
-        table.add_row(s.label, s.state, str(s.attempt), f"{s.epoch}/{s.epochs}", error, s.reason)
+        why = "; ".join(filter(None, (s.reason, s.hint)))
+        table.add_row(s.label, s.state, str(s.attempt), f"{s.epoch}/{s.epochs}", error, why)
     console.print(table)
+
+
+def print_blocks(blocks: list[dict[str, Any]], file: TextIO) -> None:
+    """Print what the scheduler says of each block of a run."""
+    for block in blocks:
+        waits = f" ({block['why']})" if block["why"] else ""
+        print(f"block {block['job'] or '-'} {block['name']}: {block['state']}{waits}: {block['evidence']}", file=file)
+    if not blocks:
+        print("no block of this run is in the queue", file=file)
 
 
 def print_shard_set(info: dict[str, Any], console: Console) -> None:
@@ -62,21 +69,12 @@ def print_shard_set(info: dict[str, Any], console: Console) -> None:
                 console.print(text, markup=False, highlight=False)
 
 
-def print_plan(plan: Plan, site: Site, path, at_a_time: int) -> None:
-    """Print every task and the exact command that runs it."""
-    print(f"run: {path}")
-    print(f"site: {site.name} ({site.description}), {at_a_time} at a time")
-    print(f"{len(plan.tasks)} tasks; nothing was started")
-    for task in plan.tasks:
-        command = task_command(RunDir(path).task(task.id).path, task.resources)
-        print(f"\n{task.id}  {task.label}\n  {shell_line(command, task_environment(site, task.resources))}")
-
-
 def print_failures(run: RunDir, states: list[TaskStatus], console: Console) -> None:
     """Print why each task that ended badly did, with the last lines of its log, and how to go on."""
     for s in states:
-        if s.state in ("failed", "lost"):
-            console.print(f"\n{s.label}: {s.state}: {s.reason}", markup=False, highlight=False, soft_wrap=True)
+        if s.ended and s.state != "done" and s.reason != "on request":
+            why = f"\n{s.label}: {s.state}: {s.reason}" + (f"\n  {s.hint}" if s.hint else "")
+            console.print(why, markup=False, highlight=False, soft_wrap=True)
             for line in run.task(s.id).log_tail(LOG_LINES):
                 console.print(f"  | {line}", markup=False, highlight=False, soft_wrap=True)
             console.print(f"  log: {run.task(s.id).log}", markup=False, highlight=False, soft_wrap=True)

@@ -3,8 +3,10 @@
 import json
 import re
 import time
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -33,6 +35,8 @@ class TaskDir:
     log = property(lambda self: self.path / "log.txt")
     done = property(lambda self: self.path / "done.json")
     process = property(lambda self: self.path / "process.json")
+    exit = property(lambda self: self.path / "exit.json")
+    hostfile = property(lambda self: self.path / "hosts.txt")
     rendezvous = property(lambda self: self.path / "rendezvous.json")
 
     @property
@@ -60,19 +64,13 @@ class TaskDir:
     def is_done(self) -> bool:
         return self.done.exists()
 
-    def started_attempt(self) -> int:
-        """Return the number of the last attempt whose process was started, 0 where none was."""
-        try:
-            return json.loads(self.process.read_text())["attempt"]
-        except FileNotFoundError:
-            return 0
+    def read_process(self) -> dict[str, Any]:
+        """Return what the last attempt's process was: attempt, pid, host, job, started_at; {} where none was."""
+        return _read_json(self.process)
 
-    def leader(self) -> int | None:
-        """Return the pid of the process that the last attempt began with, which leads its session; None: none yet."""
-        try:
-            return json.loads(self.process.read_text())["pid"]
-        except FileNotFoundError:
-            return None
+    def read_exit(self) -> dict[str, Any]:
+        """Return how the last attempt that could say so ended: attempt, exit_code, ended; {} where none did."""
+        return _read_json(self.exit)
 
     def reached(self) -> tuple[int, int]:
         """Return what changes with every checkpoint: time and size of last.pt, zeros where there is none."""
@@ -82,14 +80,13 @@ class TaskDir:
             return 0, 0
         return state.st_mtime_ns, state.st_size
 
+    def epochs_done(self) -> int:
+        """Return how many epochs are recorded."""
+        return self.epochs.read_bytes().count(b"\n") if self.epochs.exists() else 0
+
     def log_tail(self, lines: int) -> list[str]:
         """Return the last lines of log.txt that are not empty."""
-        if not self.log.exists():
-            return []
-        with self.log.open("rb") as file:
-            file.seek(max(0, self.log.stat().st_size - 65536))
-            text = file.read().decode(errors="replace")
-        return [line for line in text.splitlines() if line.strip()][-lines:]
+        return last_lines(self.log, lines)
 
 
 @dataclass(frozen=True)
@@ -103,12 +100,21 @@ class RunDir:
     site_file = property(lambda self: self.path / "site.yaml")
     ledger = property(lambda self: self.path / "ledger.jsonl")
     parsl = property(lambda self: self.path / "parsl")
+    blocks = property(lambda self: self.path / "blocks.jsonl")
+    block_scripts = property(lambda self: self.path / "blocks")
+    key_file = property(lambda self: self.path / "key")
+    driver_log = property(lambda self: self.path / "driver.log")
     cancel_request = property(lambda self: self.path / "cancel")
 
     @property
     def lock(self) -> Lock:
         """Held by the driver: the one process that starts this run's tasks and writes its ledger."""
         return Lock(self.path / "driver.lock")
+
+    @property
+    def key(self) -> str:
+        """Eight letters and digits that the names of this run's blocks begin with, and of no other run's."""
+        return self.key_file.read_text().strip()
 
     def task(self, task_id: str) -> TaskDir:
         return TaskDir(self.path / "tasks" / task_id)
@@ -160,6 +166,7 @@ def create_run(path: Path, plan: Plan, job: Job, site: Site) -> RunDir:
             folder = run.task(task.id)
             folder.path.mkdir(parents=True)
             write_atomically(folder.task_file, _yaml(task))
+        write_atomically(run.key_file, f"{uuid.uuid4().hex[:8]}\n".encode())
         write_atomically(run.job_file, _yaml(job))
         write_atomically(run.site_file, _yaml(site))
         write_json(run.plan_file, plan.model_dump())
@@ -172,6 +179,23 @@ def find_runs(root: Path) -> list[RunDir]:
     """Return the run directories in `root`, oldest first."""
     plans = sorted(root.glob("*/plan.json"), key=lambda file: file.stat().st_mtime)
     return [RunDir(file.parent) for file in plans]
+
+
+def last_lines(path: Path, lines: int) -> list[str]:
+    """Return the last lines of a text file that are not empty, [] where it is not there."""
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 65536))
+        text = file.read().decode(errors="replace")
+    return [line for line in text.splitlines() if line.strip()][-lines:]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
 
 
 def _yaml(model: BaseModel) -> bytes:

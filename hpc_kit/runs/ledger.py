@@ -1,28 +1,35 @@
 """The ledger: an append-only file that says what became of each attempt at each task, and why.
 
-A task's state is that of its last attempt. Within one attempt a terminal state is the last one: a later line
-for the same attempt is refused. "preempted" is not terminal: the task waits for its next attempt.
+A task's state is that of its last attempt. `again` on an end says that the driver starts the task once more by
+itself; after an end without it, a later line for the same attempt is refused.
 """
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpc_kit.files import append_line, drop_torn_line, read_lines
+from hpc_kit.files import append_lines, drop_torn_line, read_lines
 
-TERMINAL = ("done", "failed", "cancelled", "lost")
+ENDS = ("done", "failed", "out_of_memory", "time_limit", "node_failure", "preempted", "cancelled", "lost")
 
 
 @dataclass
 class Entry:
-    """What the ledger knows of one task."""
+    """What the ledger knows of one task: its last attempt."""
 
     state: str = "planned"
     attempt: int = 0
     reason: str = ""
+    hint: str = ""
     exit_code: int | None = None
-    history: list[str] = field(default_factory=list)
+    again: bool = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether this is final for this drive: the last attempt is over, and no other follows by itself."""
+        return self.state in ENDS and not self.again
 
 
 class Ledger:
@@ -39,28 +46,43 @@ class Ledger:
         """Cut off a line that a killed driver left half-written. For the driver that holds the run's lock."""
         drop_torn_line(path)
 
-    def submit(self, task_id: str) -> int:
-        """Record a new attempt at a task and return its number, from 1."""
-        self._append(task_id, "submitted", attempt=self.tasks[task_id].attempt + 1)
-        return self.tasks[task_id].attempt
+    def submit(self, task_ids: Iterable[str]) -> None:
+        """Record a new attempt at each of the tasks; attempts count from 1."""
+        self._append(
+            [{"task": name, "state": "submitted", "attempt": self.tasks[name].attempt + 1} for name in task_ids]
+        )
 
-    def start(self, task_id: str) -> None:
-        """Record that the current attempt's process runs."""
-        self._append(task_id, "started", attempt=self.tasks[task_id].attempt)
+    def start(self, task_id: str, where: dict[str, Any]) -> None:
+        """Record that the current attempt's process runs, and `where`: its host and the scheduler's job."""
+        self._append([{"task": task_id, "state": "started", "attempt": self.tasks[task_id].attempt, **where}])
 
-    def end(self, task_id: str, state: str, reason: str = "", exit_code: int | None = None) -> None:
-        """Record how the current attempt ended; state is one of TERMINAL, or "preempted"."""
-        self._append(task_id, state, attempt=self.tasks[task_id].attempt, reason=reason, exit_code=exit_code)
+    def end(
+        self,
+        task_id: str,
+        state: str,
+        reason: str = "",
+        exit_code: int | None = None,
+        again: bool = False,
+        hint: str = "",
+        evidence: str = "",
+    ) -> None:
+        """Record how the current attempt ended: `state` is one of ENDS, `reason` why, `evidence` who says so in its
+        own words, `hint` what the user may do, `again` whether it is started once more."""
+        line = {"task": task_id, "state": state, "attempt": self.tasks[task_id].attempt, "reason": reason}
+        more = {"exit_code": exit_code, "again": again, "hint": hint, "evidence": evidence}
+        self._append([line | {key: value for key, value in more.items() if value not in (None, False, "")}])
 
-    def _append(self, task_id: str, state: str, **more: Any) -> None:
-        line = {"time": round(time.time(), 3), "task": task_id, "state": state, **more}
-        self._apply(line)
-        append_line(self.path, line)
+    def _append(self, lines: list[dict[str, Any]]) -> None:
+        now = round(time.time(), 3)
+        lines = [{"time": now, **line} for line in lines]
+        for line in lines:
+            self._apply(line)
+        append_lines(self.path, lines)
 
     def _apply(self, line: dict[str, Any]) -> None:
         entry = self.tasks.setdefault(line["task"], Entry())
-        if entry.state in TERMINAL and line["attempt"] <= entry.attempt:
+        if entry.ended and line["attempt"] <= entry.attempt:
             raise ValueError(f"attempt {entry.attempt} of {line['task']} already ended as {entry.state}")
         entry.state, entry.attempt = line["state"], line["attempt"]
-        entry.reason, entry.exit_code = line.get("reason", ""), line.get("exit_code")
-        entry.history.append(line["state"])
+        entry.reason, entry.hint = line.get("reason", ""), line.get("hint", "")
+        entry.exit_code, entry.again = line.get("exit_code"), line.get("again", False)

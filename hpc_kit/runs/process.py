@@ -1,6 +1,7 @@
-"""Runs one task's process from start to end and watches it: what a worker does for the driver.
+"""Runs one attempt's process from start to end and watches it: what a worker does for the driver.
 
-It ends the process and all its children when the run is cancelled or the driver dies, so nothing is orphaned.
+It ends the process and all its children when the run is cancelled, the driver dies or the time is over, so nothing is
+orphaned, and leaves exit.json behind: the attempt's own word on how it ended.
 """
 
 import contextlib
@@ -10,44 +11,57 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
+from hpc_kit import machine
 from hpc_kit.files import write_json
 from hpc_kit.runs.layout import TaskDir
 
 POLL_S = 0.25
 GRACE_S = 30.0  # from SIGTERM to SIGKILL: for the step under way and a checkpoint
+WARNINGS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # what schedulers send before they end a job
+DEADLINE = "HPC_KIT_DEADLINE"  # seconds since 1970 on the node's clock: when a task must have ended
+JOB = "HPC_KIT_JOB"  # the scheduler's id of the block that a task runs in
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None)
 
 
 def supervise(
-    argv: list[str], environment: dict[str, str], folder: str, attempt: int, driver: tuple[int, float] | None
+    argv: list[str],
+    environment: dict[str, str],
+    folder: str,
+    attempt: int,
+    driver: tuple[int, float] | None,
+    deadline: float | None = None,
 ) -> dict:
-    """Run `argv` with its output appended to the task's log and return {"exit_code", "ended"}.
+    """Run `argv` with its output appended to the task's log and return exit.json's content.
 
-    driver is (pid, time of birth) of the process to live and die with, where it is on this host. `ended` is
-    "by itself", "cancelled" or "driver gone"; exit_code is None where the process never started.
+    driver is (pid, time of birth) of the process to live and die with, where it is on this host. `deadline` (seconds
+    since 1970) is told to the process, which should end before it, and is ended then. `ended` is "by itself",
+    "cancelled", "driver gone" or "time over"; exit_code is None where the process never started. `out_of_memory`
+    tells whether the kernel ended a process of this task's control group for want of memory.
     """
     task = TaskDir(Path(folder))
     if task.run.cancel_request.exists():
-        return {"exit_code": None, "ended": "cancelled"}
+        return _leave(task, attempt, None, "cancelled", False)
+    told = {} if deadline is None else {DEADLINE: f"{deadline:.0f}"}
+    kills = machine.out_of_memory_kills()
     with task.log.open("ab") as log:
         process = subprocess.Popen(
             argv,
-            env=os.environ | environment,
+            env=os.environ | environment | told,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
             preexec_fn=end_with_parent,
         )
-    write_json(
-        task.process,
-        {"attempt": attempt, "pid": process.pid, "host": socket.gethostname(), "started_at": time.time()},
-    )
+    where = {"pid": process.pid, "host": socket.gethostname(), "job": os.environ.get(JOB)}
+    write_json(task.process, {"attempt": attempt, **where, "started_at": time.time()})
     ended = "by itself"
     while ended == "by itself":
         try:
@@ -58,13 +72,33 @@ def supervise(
                 ended = "cancelled"
             elif driver is not None and not is_alive(*driver):
                 ended = "driver gone"
+            elif deadline is not None and time.time() > deadline:
+                ended = "time over"
     end_session(process.pid)
-    return {"exit_code": process.wait(), "ended": ended}
+    code = process.wait()
+    return _leave(task, attempt, code, ended, machine.out_of_memory_kills() > kills)
+
+
+def _leave(task: TaskDir, attempt: int, code: int | None, ended: str, out_of_memory: bool) -> dict:
+    marker = {"attempt": attempt, "exit_code": code, "ended": ended, "out_of_memory": out_of_memory}
+    marker |= {"job": os.environ.get(JOB), "ended_at": time.time()}
+    write_json(task.exit, marker)
+    return marker
 
 
 def end_with_parent() -> None:
-    """Have the kernel send this process SIGTERM when the one that started it dies, however it dies."""
+    """Have the kernel send this process SIGTERM when the one that started it dies, however it dies.
+
+    A task's process listens to its scheduler's warnings, although a worker (sites/pool.py) may not.
+    """
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    for number in WARNINGS:
+        signal.signal(number, signal.SIG_DFL)
+
+
+def keep_orphans() -> None:
+    """Have processes below this one become its own children when their parents die, instead of being lost."""
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def is_alive(pid: int, born: float) -> bool:
@@ -81,13 +115,18 @@ def end_session(leader: int, grace: float = GRACE_S) -> None:
 
     Exit codes are left for the parent to collect.
     """
-    for process in _members(leader):
-        _signal(process, signal.SIGTERM)
+    end_processes(lambda: _members(leader), grace)
+
+
+def end_processes(members: Callable[[], list[psutil.Process]], grace: float) -> None:
+    """End all that `members` finds: SIGTERM at once, SIGKILL to those left after `grace` seconds."""
+    for process in members():
+        send(process, signal.SIGTERM)
     deadline = time.monotonic() + grace
-    while (members := _members(leader)) and time.monotonic() < deadline:
+    while (left := members()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    for process in members:
-        _signal(process, signal.SIGKILL)
+    for process in left:
+        send(process, signal.SIGKILL)
 
 
 def _members(leader: int) -> list[psutil.Process]:
@@ -102,6 +141,7 @@ def _members(leader: int) -> list[psutil.Process]:
     return members
 
 
-def _signal(process: psutil.Process, number: int) -> None:
+def send(process: psutil.Process, number: int) -> None:
+    """Send a signal to a process that may have ended meanwhile."""
     with contextlib.suppress(psutil.NoSuchProcess):
         process.send_signal(number)

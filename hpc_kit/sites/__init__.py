@@ -1,1 +1,5 @@
-"""From a site file to command lines and to Parsl."""
+"""From a site file to command lines, to blocks of its scheduler and to Parsl."""
+
+from hpc_kit.sites.own_script import load_site
+
+__all__ = ["load_site"]

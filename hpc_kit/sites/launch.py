@@ -1,18 +1,80 @@
-"""Command lines: from a site, resources and a task directory to an argv list. Pure functions."""
+"""Command lines: launcher x container x ranks, from a site, resources and a task directory to an argv list. Pure.
+
+Not for: the scripts of blocks (provider.py), or running anything.
+"""
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from hpc_kit.plan import Task
+from hpc_kit.runs.layout import TaskDir
+from hpc_kit.runs.process import DEADLINE, JOB
 from hpc_kit.spec.job import Resources
-from hpc_kit.spec.site import NODE_LOCAL, Site
+from hpc_kit.spec.site import NODE_LOCAL, Container, Site
 
 
-def task_command(folder: Path, resources: Resources) -> list[str]:
-    """Return the argv that runs the task in `folder`, all its ranks, with this interpreter and this package."""
-    launcher = [sys.executable, "-m", "hpc_kit.sites.local_ranks", str(resources.ranks_per_node)]
-    command = [sys.executable, "-m", "hpc_kit", "task", str(folder)]
-    return command if resources.ranks_per_node == 1 else [*launcher, *command]
+def task_command(site: Site, task: Task, folder: Path, nodes: Sequence[str] = ()) -> list[str]:
+    """Return the argv that runs `task` in `folder`, all its ranks, on `nodes` (none named: the node at hand).
+
+    Ranks on one node are started by this package, inside the container if there is one. Those of several nodes are
+    started by the site's launcher, each in a container of its own.
+    """
+    resources, here = task.resources, task.image is None
+    words = [*([sys.executable, "-m", "hpc_kit"] if here else ["hpc_kit"]), "task", str(folder)]
+    inside = container(site, task, folder)
+    if resources.nodes > 1:
+        return [*over_nodes(site, resources, nodes, TaskDir(folder).hostfile), *inside, *words]
+    if resources.ranks_per_node == 1:
+        return [*inside, *words]
+    python = sys.executable if here else "python3"
+    return [*inside, python, "-m", "hpc_kit.sites.local_ranks", str(resources.ranks_per_node), *words]
+
+
+def over_nodes(site: Site, resources: Resources, nodes: Sequence[str], hostfile: Path) -> list[str]:
+    """Return what the site's launcher is called with to start `resources.ranks_per_node` ranks on each of `nodes`."""
+    each, ranks, cpus = resources.ranks_per_node, resources.nodes * resources.ranks_per_node, resources.cpus_per_rank
+    if site.launcher == "srun":
+        gpus = [f"--gpus-per-node={each}"] if resources.gpus_per_rank else []
+        size = [
+            f"--nodes={resources.nodes}",
+            f"--ntasks={ranks}",
+            f"--ntasks-per-node={each}",
+            f"--cpus-per-task={cpus}",
+        ]
+        return ["srun", *size, *gpus, f"--nodelist={','.join(nodes)}", "--mpi=none", "--kill-on-bad-exit=1"]
+    if site.launcher == "hydra":
+        return ["mpiexec", "-n", str(ranks), "-ppn", str(each), "-hosts", ",".join(nodes), "-disable-auto-cleanup"]
+    if site.launcher == "pals":
+        binding = ["--cpu-bind", "depth", "--depth", str(cpus)]
+        return ["mpiexec", "-n", str(ranks), "-ppn", str(each), "--hosts", ",".join(nodes), *binding]
+    if site.launcher == "openmpi":
+        names = ("PATH", "LD_LIBRARY_PATH", DEADLINE, JOB, *task_environment(site, resources))
+        told = [word for name in names for word in ("-x", name)]
+        place = ["--map-by", f"ppr:{each}:node:PE={cpus}", "--bind-to", "core"]
+        return ["mpirun", "-n", str(ranks), "--hostfile", str(hostfile), *place, *told]
+    raise ValueError(f"site {site.name} has no launcher for several nodes")
+
+
+def container(site: Site, task: Task, folder: Path) -> list[str]:
+    """Return what stands before a command that runs in the task's image: [] without one.
+
+    The run's directory and the data are shown inside under their own paths. Variables go in through the environment,
+    where Apptainer finds those of task_environment.
+    """
+    if task.image is None:
+        return []
+    how = site.container or Container()
+    gpu = [f"--{how.gpu}"] if how.gpu and task.resources.gpus_per_rank else []
+    binds = [str(TaskDir(folder).run.path), *task.folders, *how.binds]
+    return [
+        how.command,
+        "exec",
+        *gpu,
+        *(word for bind in dict.fromkeys(binds) for word in ("--bind", bind)),
+        task.image,
+    ]
 
 
 def task_environment(site: Site, resources: Resources) -> dict[str, str]:
@@ -20,7 +82,13 @@ def task_environment(site: Site, resources: Resources) -> dict[str, str]:
     variables = {"OMP_NUM_THREADS": str(resources.cpus_per_rank), "PYTHONUNBUFFERED": "1"}
     if site.node_local is not None:
         variables[NODE_LOCAL] = site.node_local
-    return variables | site.environment
+    inside = site.container.environment if site.container else {}
+    return variables | site.environment | {f"APPTAINERENV_{name}": value for name, value in inside.items()}
+
+
+def hostfile_text(resources: Resources, nodes: Sequence[str]) -> str:
+    """Return Open MPI's list of nodes."""
+    return "".join(f"{node} slots={resources.ranks_per_node}\n" for node in nodes)
 
 
 def shell_line(argv: list[str], environment: dict[str, str]) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from hpc_kit.spec.document import Document, Strict, read_document
+from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.models import Positive, PositiveFloat
 from hpc_kit.spec.shipped import find_shipped, shipped_folder
 from hpc_kit.spec.walltime import Walltime
@@ -23,7 +24,8 @@ OWN_SITES = Path("~/.config/hpc_kit/sites")
 
 
 class Partition(Strict):
-    """One partition (queue) of a scheduler: what a node holds, and what one job may ask for.
+    """One partition (queue) of a scheduler: what a node holds, and what one job may ask for. `queue` is its name
+    there, where that differs; "" asks for none.
 
     `factor` multiplies the charge. `whole_nodes`: nodes are not shared, and a job gets and pays all of each.
     `min_nodes`, `max_nodes` and `max_walltime` are of one job; `nodes` is how many exist, `max_running` how many jobs
@@ -31,6 +33,7 @@ class Partition(Strict):
     replaces the site's terms of charge, `options` are added to the site's.
     """
 
+    queue: str | None = None
     cores: Positive
     memory_gb: Positive
     gpus: Annotated[int, Field(ge=0)] = 0
@@ -150,7 +153,10 @@ def _extended(path: Path, seen: tuple[Path, ...]) -> Document:
     base = document.data["extends"]
     if path.resolve() in seen or not isinstance(base, str):
         raise document.error(("extends",), "must name another site, not itself in a circle")
-    below = find_shipped("site_configs", base) if base == path.stem else _find_from(base, path)
+    try:
+        below = find_shipped("site_configs", base) if base == path.stem else _find_from(base, path)
+    except InputError as error:
+        raise document.error(("extends",), str(error)) from None
     data = {key: value for key, value in document.data.items() if key != "extends"}
     under = _extended(below, (*seen, path.resolve()))
     return Document(document.path, _laid_over(under.data, data), under.places | document.places)

@@ -19,6 +19,7 @@ class Watch:
     The margin before the deadline is twice the longest thing that `stepped` was told of, a step or a checkpoint,
     within bounds, and never more than half of what was left when the block began. A second SIGTERM ends the process
     at once; one that comes within SAME_REQUEST_S of the first is the same request, passed on by a launcher as well.
+    After the block a process that was asked is deaf to more: it has its checkpoint, and ends.
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ):
@@ -37,7 +38,7 @@ class Watch:
 
     def __exit__(self, *_) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if self._signal else handler)
 
     def stepped(self, seconds: float) -> None:
         """Learn how long a step or a checkpoint took."""

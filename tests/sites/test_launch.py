@@ -1,21 +1,12 @@
 """Command lines: exact, and safe to paste."""
 
 import subprocess
-import sys
-from pathlib import Path
 
-from hpc_kit.sites.launch import shell_line, task_command, task_environment
+from hpc_kit.sites.launch import shell_line, task_environment
 from hpc_kit.spec.job import Resources
 from hpc_kit.spec.site import Site
 
 SITE = Site(name="box", description="a box", scheduler="local", environment={"NOTE": "a b; $(touch harm)"})
-
-
-def test_command_runs_this_package_with_this_interpreter():
-    alone = [sys.executable, "-m", "hpc_kit", "task", "/r/tasks/t"]
-    assert task_command(Path("/r/tasks/t"), Resources()) == alone
-    several = task_command(Path("/r/tasks/t"), Resources(ranks_per_node=4))
-    assert several == [sys.executable, "-m", "hpc_kit.sites.local_ranks", "4", *alone]
 
 
 def test_line_gives_the_shell_exactly_these_words(tmp_path):

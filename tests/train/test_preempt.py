@@ -13,14 +13,20 @@ from hpc_kit.train.preempt import Watch
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGUSR2"])
-def test_signal_asks_and_handlers_come_back(name):
+def test_signal_asks_and_later_ones_are_not_heard(name):
     number = getattr(signal, name)
-    before = signal.getsignal(number)
     with Watch({}) as watch:
         assert watch.asked() is None
         os.kill(os.getpid(), number)
         assert watch.asked() == f"{name} was sent"
-    assert signal.getsignal(number) is before
+    os.kill(os.getpid(), number)
+
+
+def test_handlers_come_back_where_nothing_was_asked():
+    before = signal.getsignal(signal.SIGTERM)
+    with Watch({}):
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_same_request_passed_on_by_a_launcher_is_one():

@@ -1,0 +1,46 @@
+"""What a submission is going to do: tasks, limits, cost, the script of a block and every command line."""
+
+from pathlib import Path
+
+from hpc_kit.plan import Plan
+from hpc_kit.report.sites import print_estimate
+from hpc_kit.runs.layout import RunDir
+from hpc_kit.sites.launch import shell_line, task_command, task_environment
+from hpc_kit.sites.policy import BlockPlan, estimate, notes, slots
+from hpc_kit.sites.schedulers import scheduler_of
+from hpc_kit.sites.script import block_script, make_block, on_each_node, pool_command
+from hpc_kit.spec.site import Site
+
+
+def print_plan(plan: Plan, site: Site, path: Path, blocks: BlockPlan | None, problems: list[str]) -> None:
+    """Print all of it; nothing is started."""
+    resources = plan.tasks[0].resources
+    print(f"run: {path}")
+    at_a_time = slots(site, resources) if blocks is None else blocks.slots * blocks.blocks
+    print(f"site: {site.name} ({site.description}), {at_a_time} at a time")
+    print(f"{len(plan.tasks)} tasks; nothing was started")
+    if blocks is not None:
+        print_estimate(estimate(site, resources, len(plan.tasks), blocks))
+        for note in notes(site, resources, blocks):
+            print(f"note: {note}")
+        for problem in problems:
+            print(f"problem: {problem}")
+        print(f"\nthe script of a block (at most {blocks.blocks} at a time; in braces: filled in by Parsl):\n")
+        print(_indented(example_script(site, plan, RunDir(path), blocks)))
+    nodes = [f"NODE{i + 1}" for i in range(resources.nodes)] if resources.nodes > 1 else []
+    for task in plan.tasks:
+        command = task_command(site, task, RunDir(path).task(task.id).path, nodes)
+        print(f"\n{task.id}  {task.label}\n  {shell_line(command, task_environment(site, task.resources))}")
+
+
+def example_script(site: Site, plan: Plan, run: RunDir, blocks: BlockPlan) -> str:
+    """Return the script of the first block, its name and Parsl's fields left open."""
+    resources, folder = plan.tasks[0].resources, run.block_scripts
+    block = make_block(site, blocks, "hk-KEY-0", folder)
+    command = pool_command(resources)
+    command = on_each_node(site, block, command) if resources.nodes == 1 else command
+    return block_script(scheduler_of(site, folder), site, block, command)
+
+
+def _indented(text: str) -> str:
+    return "".join(f"    {line}\n" for line in text.splitlines()).rstrip()

@@ -1,0 +1,44 @@
+"""One attempt at a task, as a worker of Parsl runs it on the node: the block's time, the nodes, the command line.
+
+Not for: watching the process (runs/process.py).
+"""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from hpc_kit.files import write_atomically
+from hpc_kit.runs.layout import TaskDir
+from hpc_kit.runs.process import supervise
+from hpc_kit.sites.launch import hostfile_text, task_command, task_environment
+from hpc_kit.spec.walltime import in_seconds
+
+BLOCK_END = "HPC_KIT_BLOCK_END"  # seconds since 1970 on the node's clock: when the scheduler ends the block
+BLOCK_ENDING = "HPC_KIT_BLOCK_ENDING"  # a file on the node that is there once the block has been told to end
+NODES = "PARSL_MPI_NODELIST"  # the nodes that Parsl gives to a task of several
+
+
+def run_attempt(
+    folder: str, attempt: int, driver: tuple[int, float] | None, parsl_resource_specification: dict | None = None
+) -> dict[str, Any]:
+    """Run the task in `folder` once, if the block it is in still has time for it, and return what exit.json holds.
+
+    Where the block has not, or is ending, nothing is started, and "ended" is "no time". `block` is Parsl's name of
+    the block. A task's time is `resources.walltime` from its start. Parsl reads and passes the last
+    argument.
+    """
+    directory = TaskDir(Path(folder))
+    task, site = directory.read_task(), directory.run.read_site()
+    limit = in_seconds(task.resources.walltime)
+    end = float(os.environ.get(BLOCK_END, "inf"))
+    block = os.environ.get("PARSL_WORKER_BLOCK_ID")
+    if time.time() + limit > end or Path(os.environ.get(BLOCK_ENDING, "/nowhere")).exists():
+        return {"attempt": attempt, "exit_code": None, "ended": "no time", "block": block}
+    nodes = os.environ.get(NODES, "").split(",") if task.resources.nodes > 1 else []
+    if site.launcher == "openmpi" and nodes:
+        write_atomically(directory.hostfile, hostfile_text(task.resources, nodes).encode())
+    argv = task_command(site, task, directory.path, nodes)
+    environment = task_environment(site, task.resources)
+    deadline = None if site.scheduler == "local" else time.time() + limit
+    return supervise(argv, environment, folder, attempt, driver, deadline) | {"block": block}

@@ -1,0 +1,125 @@
+"""Blocks of a batch scheduler as a Parsl provider: one for all dialects (slurm.py, pbs.py, cobalt.py).
+
+Parsl's own are not used: their SlurmProvider takes an unquoted path into a shell line, forgets that a job failed, and
+knows a third of Slurm's states; their PBSProProvider loses all jobs of a query when the server does not know one of
+them; the one for Cobalt is gone. This one keeps what the scheduler says in its own words, for outcome.py.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from parsl.jobs.states import JobState, JobStatus
+from parsl.launchers import SimpleLauncher
+from parsl.providers.cluster_provider import ClusterProvider
+from parsl.utils import RepresentationMixin
+
+from hpc_kit.files import write_atomically
+from hpc_kit.runs.blocks import BlockLog
+from hpc_kit.sites.policy import BlockPlan, hourly_charge
+from hpc_kit.sites.scheduler import ENDED, JobRecord, Scheduler, SchedulerError
+from hpc_kit.sites.script import block_script, make_block, on_each_node
+from hpc_kit.spec.site import Site
+from hpc_kit.spec.walltime import in_words
+
+_STATES = {
+    "queued": JobState.PENDING,
+    "held": JobState.HELD,
+    "running": JobState.RUNNING,
+    "ending": JobState.RUNNING,
+    "done": JobState.COMPLETED,
+    "time_limit": JobState.TIMEOUT,
+    "cancelled": JobState.CANCELLED,
+}
+
+
+class BatchProvider(ClusterProvider, RepresentationMixin):
+    """Asks `scheduler` for blocks as `plan` says, and knows what became of each.
+
+    Scripts and their output go to `folder`; names of jobs begin with `prefix`. `log` keeps every block. With `packed`
+    the worker pool is started on each node of a block; else on the first, for tasks that take whole groups of nodes.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        site: Site,
+        plan: BlockPlan,
+        folder: Path,
+        prefix: str,
+        log: BlockLog,
+        packed: bool,
+        init_blocks: int = 0,
+    ):
+        super().__init__(
+            label=scheduler.name,
+            nodes_per_block=plan.nodes,
+            init_blocks=init_blocks,
+            min_blocks=0,
+            max_blocks=plan.blocks,
+            parallelism=1,
+            walltime=in_words(plan.walltime_s),
+            launcher=SimpleLauncher(),
+        )
+        self.scheduler, self.site, self.plan = scheduler, site, plan
+        self.folder, self.prefix, self.log, self.packed = folder, prefix, log, packed
+        self.refused = ""  # what the scheduler said to the last block that it would not take; "": it took it
+        self.records: dict[str, JobRecord] = {}
+        self.ended_by_us: set[str] = set()
+
+    def submit(self, command: str, tasks_per_node: int, job_name: str = "") -> str:
+        """Ask for one block that runs `command`. Raises SchedulerError."""
+        block = make_block(self.site, self.plan, f"{self.prefix}-{len(self.log.blocks)}", self.folder)
+        script = self.folder / f"{block.name}.sh"
+        self.folder.mkdir(exist_ok=True)
+        command = on_each_node(self.site, block, command) if self.packed else command
+        write_atomically(script, block_script(self.scheduler, self.site, block, command).encode())
+        self.log.ask(block.name, hourly_charge(self.site, self.plan), self.plan.slots)
+        try:
+            job = self.scheduler.submit(script, block)
+        except SchedulerError as error:
+            self.refused = str(error)
+            self.log.ended(block.name, "refused", self.refused)
+            raise
+        self.refused = ""
+        self.log.queued(block.name, job)
+        self.resources[job] = {"job_id": job, "status": JobStatus(JobState.PENDING), "block": block.name}
+        return job
+
+    def _status(self) -> None:
+        """Ask once for all blocks that have not ended. Where nothing answers, what is known stays."""
+        asked = [job for job in self.resources if self.record(job) is None or self.record(job).state not in ENDED]
+        try:
+            self.records |= self.scheduler.records(asked) if asked else {}
+        except SchedulerError:
+            return
+        for job in asked:
+            record = self.records.get(job)
+            state = _STATES.get(record.state, JobState.FAILED) if record else JobState.PENDING
+            state = JobState.UNKNOWN if record and record.state == "unknown" else state
+            self.resources[job]["status"] = JobStatus(state, record.evidence if record else None)
+
+    def record(self, job: str) -> JobRecord | None:
+        """Return what the scheduler last said of a block."""
+        return self.records.get(job)
+
+    def ask_again(self, job: str) -> JobRecord | None:
+        """Ask now what became of one block, which may be of an earlier driver; None where nothing answers."""
+        try:
+            self.records |= self.scheduler.records([job])
+        except SchedulerError:
+            pass
+        return self.record(job)
+
+    def cancel(self, job_ids: Sequence[str]) -> list[bool]:
+        try:
+            self.scheduler.cancel(list(job_ids))
+        except SchedulerError:
+            return [False for _ in job_ids]
+        self.ended_by_us |= set(job_ids)
+        for job in job_ids:
+            self.resources[job]["status"] = JobStatus(JobState.CANCELLED)
+        return [True for _ in job_ids]
+
+    @property
+    def status_polling_interval(self) -> float:
+        return self.site.poll_s

@@ -1,0 +1,23 @@
+#!/bin/bash
+#SBATCH --job-name=hk-KEY-0
+#SBATCH --output="/scratch/me/my runs/a/blocks/hk-KEY-0.out"
+#SBATCH --open-mode=append
+#SBATCH --account=abcd-gpu
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=4
+#SBATCH --cpus-per-task=16
+#SBATCH --gpus-per-node=4
+#SBATCH --exclusive
+#SBATCH --mem=0
+#SBATCH --time=00:15:00
+#SBATCH --no-requeue
+#SBATCH --constraint=gpu
+#SBATCH --qos=regular
+
+trap : TERM USR1 USR2
+export HPC_KIT_JOB=$SLURM_JOB_ID
+export HPC_KIT_BLOCK_END=$(( $(date +%s) + 900 ))
+srun --nodes=1 --ntasks=1 --ntasks-per-node=1 --cpus-per-task=64 --gpus-per-node=4 --mpi=none bash -c 'exec PYTHON -m hpc_kit.sites.pool 2 {debug} {max_workers_per_node} -a {addresses} -p {prefetch_capacity} -c {cores_per_worker} -m {mem_per_worker} --poll {poll_period} --port={worker_port} --cert_dir '"'"'{cert_dir}'"'"' --logdir='"'"'{logdir}'"'"' --logconf='"'"'{logconf}'"'"' --block_id={{block_id}} --hb_period={heartbeat_period} {address_probe_timeout_string} --hb_threshold={heartbeat_threshold} --drain_period={drain_period} --cpu-affinity {cpu_affinity} {enable_mpi_mode} --mpi-launcher={mpi_launcher}'
+
+# a task
+OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1 PYTHON -m hpc_kit.sites.local_ranks 2 PYTHON -m hpc_kit task '/scratch/me/my runs/a/tasks/t'

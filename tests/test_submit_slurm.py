@@ -1,0 +1,220 @@
+"""The driver on a real Slurm of four nodes: packed tasks, tasks of several nodes, and everything that goes wrong."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import SMALL, hpc_kit, set_options
+from on_schedulers import SITE, SiteRun, same, undisturbed
+
+ONE = ["seeds=[0]", "resources.walltime=00:02:00", "train.epochs=60"]
+
+
+def test_two_nodes_of_two_ranks_train_to_the_losses_of_one(slurm, tmp_path):
+    over = ["seeds=[0]", "resources.nodes=2", "resources.ranks_per_node=2", "resources.walltime=00:02:00"]
+    run = SiteRun(tmp_path).start(*over)
+    run.end()
+    run.done_once()
+    same(run.losses(), undisturbed(tmp_path, *over), exactly=False)
+    log = next(run.path.glob("tasks/*/log.txt")).read_text()
+    assert "4 ranks (srun)" in log
+    assert run.blocks()[-1]["evidence"].endswith("gpua[001-002]")
+    assert slurm.jobs() == []
+
+
+def test_twelve_tasks_are_packed_over_four_nodes(slurm, tmp_path):
+    seeds = f"seeds={list(range(12))}"
+    run = SiteRun(tmp_path).start(seeds, "resources.cpus_per_rank=5", "resources.walltime=00:05:00", "train.epochs=2")
+    run.end()
+    run.done_once()
+    started = [line["job"] for line in run.ledger() if line["state"] == "started"]
+    assert len(set(started)) == 4 and {started.count(job) for job in started} == {3}
+    assert slurm.jobs() == []
+
+
+def test_dead_node_is_named_and_its_task_goes_on_elsewhere(slurm, tmp_path):
+    run = SiteRun(tmp_path).start(*ONE)
+    job = run.job()
+    run.until_trained()
+    slurm.kill_node(1)
+    run.end()
+    run.done_once()
+    [failure] = run.ends()[:-1]
+    assert (failure["state"], failure["again"]) == ("node_failure", True)
+    assert f"a node of its block {job} failed" in failure["reason"] and "NODE_FAIL" in failure["evidence"]
+    same(run.losses(), undisturbed(tmp_path, *ONE))
+
+
+def test_scancel_behind_our_back_is_named_and_left_to_the_user(slurm, tmp_path):
+    run = SiteRun(tmp_path).start(*ONE)
+    job = run.job()
+    run.until_trained()
+    subprocess.run(["scancel", job], check=True)
+    run.end(code=1)
+    [end] = run.ends()
+    assert end["state"] == "cancelled" and "not by this run" in end["reason"]
+    assert "CANCELLED by 0" in end["evidence"] and "resume" in end["hint"]
+    assert slurm.jobs() == []
+    run.resume().end()
+    run.done_once()
+    same(run.losses(), undisturbed(tmp_path, *ONE))
+
+
+@pytest.mark.parametrize("partition", ["cpu-preempt", "cpu-cancel"])
+def test_preempted_task_goes_on_from_its_checkpoint(slurm, tmp_path, partition):
+    run = SiteRun(tmp_path).start(*ONE, partition=partition)
+    run.job()
+    run.until_trained()
+    urgent = slurm.preempt()
+    run.until(run.ends, "preemption")
+    [end] = run.ends()
+    assert (end["state"], end["again"]) == ("preempted", True) and "PREEMPTED" in end["evidence"]
+    slurm.wait(urgent, ("RUNNING",))
+    subprocess.run(["scancel", urgent], check=True)
+    run.end()
+    run.done_once()
+    same(run.losses(), undisturbed(tmp_path, *ONE))
+
+
+def test_task_that_reaches_its_walltime_goes_on_and_says_how_far_it_was(slurm, tmp_path):
+    over = ["seeds=[0]", "resources.walltime=00:00:24", "train.epochs=100", "resources.retries=20"]
+    run = SiteRun(tmp_path).start(*over)
+    run.end()
+    run.done_once()
+    ends = run.ends()
+    assert len(ends) > 1 and {end["state"] for end in ends[:-1]} == {"time_limit"}
+    assert "raise resources.walltime or lower train.epochs: it had done" in ends[0]["hint"]
+    assert "of 100 epochs" in ends[0]["hint"]
+    same(run.losses(), undisturbed(tmp_path, *over))
+
+
+def test_block_that_slurm_ends_for_time_is_named(slurm, tmp_path):
+    run = SiteRun(tmp_path).start(*ONE, "train.epochs=2000", "resources.retries=0")
+    job = run.job()
+    run.until_trained()
+    slurm.shorten(job, 1)
+    run.end(code=1)
+    [end] = run.ends()
+    assert end["state"] == "time_limit" and f"its block {job} ran into its time limit" in end["reason"]
+    assert "TIMEOUT" in end["evidence"] and "of 2000 epochs" in end["hint"]
+
+
+def test_killed_driver_leaves_nothing_behind_that_resume_does_not_find(slurm, tmp_path):
+    over = ["seeds=[0,1]", "resources.walltime=00:02:00", "train.epochs=60", "resources.cpus_per_rank=16"]
+    run = SiteRun(tmp_path).start(*over)
+    run.job()
+    run.until_trained()
+    run.driver.send_signal(signal.SIGKILL)
+    run.driver.wait()
+    assert len(slurm.jobs()) == 2
+    states = hpc_kit("status", run.path, "--json", cwd=tmp_path).stdout
+    assert '"interrupted"' in states
+    run.resume().end()
+    run.done_once()
+    assert slurm.jobs() == []
+    same(run.losses(), undisturbed(tmp_path, *over))
+
+
+def test_cancel_without_a_driver_empties_the_queue(slurm, tmp_path):
+    run = SiteRun(tmp_path).start(*ONE)
+    run.job()
+    run.driver.send_signal(signal.SIGKILL)
+    run.driver.wait()
+    assert len(slurm.jobs()) == 1
+    out = hpc_kit("cancel", run.path, cwd=tmp_path)
+    assert out.returncode == 0 and "ended 1 blocks" in out.stdout
+    assert slurm.jobs() == []
+
+
+@pytest.mark.parametrize("pending", [False, True])
+def test_cancel_leaves_nothing_in_the_queue(slurm, tmp_path, pending):
+    if pending:
+        slurm.wait(slurm.preempt(), ("RUNNING",))
+    run = SiteRun(tmp_path).start(*ONE)
+    if pending:
+        run.until(lambda: any(line["state"] == "queued" for line in run.blocks()), "a block")
+        out = hpc_kit("status", run.path, "--refresh", cwd=tmp_path).stdout
+        assert "queued" in out and ("Resources" in out or "Priority" in out or "None" in out)
+    else:
+        run.job()
+        run.until_trained()
+    assert hpc_kit("cancel", run.path, cwd=tmp_path).returncode == 0
+    run.end(code=1, seconds=60)
+    assert {end["state"] for end in run.ends()} == {"cancelled"}
+    assert [job for job in slurm.jobs() if slurm.state(job) != "RUNNING" or not pending] == []
+
+
+def test_detached_driver_needs_no_terminal_and_refuses_a_second(slurm, tmp_path):
+    words = ["submit", "--site", SITE, "quickstart", "--run", "run", "--detach"]
+    out = hpc_kit(*words, *set_options([*SMALL, *ONE]), cwd=tmp_path)
+    assert out.returncode == 0, out.stderr
+    pid = int(out.stdout.split("process ")[1].split()[0])
+    assert os.getsid(pid) == pid
+    second = hpc_kit("resume", "run", cwd=tmp_path)
+    assert second.returncode == 2 and f"by process {pid}" in second.stderr
+    run = SiteRun(tmp_path)
+    run.until(lambda: [end for end in run.ends() if end["state"] == "done"], "the end")
+    run.done_once()
+    assert "1 of 1" not in (run.path / "driver.log").read_text()
+
+
+def test_two_runs_at_a_time_keep_out_of_each_others_way(slurm, tmp_path):
+    runs = []
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        runs.append(SiteRun(tmp_path / name).start(*ONE))
+    jobs = [run.job() for run in runs]
+    assert jobs[0] != jobs[1]
+    hpc_kit("cancel", runs[0].path, cwd=tmp_path)
+    runs[0].end(code=1)
+    runs[1].end()
+    runs[1].done_once()
+
+
+def test_account_that_slurm_does_not_know_is_the_users_error(slurm, tmp_path):
+    words = ["submit", "--site", SITE, "--account", "nobody", "quickstart", "--run", "run"]
+    out = hpc_kit(*words, *set_options([*SMALL, *ONE]), cwd=tmp_path)
+    assert out.returncode == 2
+    assert "takes no block: sbatch:" in out.stderr and "Invalid account" in out.stderr
+    assert slurm.jobs() == []
+
+
+def test_blocks_that_cannot_start_work_end_the_run_with_their_words(slurm, tmp_path):
+    site = tmp_path / "site.yaml"
+    site.write_text(f'extends: "{SITE}"\nname: broken\nsetup: ["module load nothing-of-that-name || exit 3"]\n')
+    run = SiteRun(tmp_path, site=site).start(*ONE)
+    run.end(code=1)
+    text = (tmp_path / "driver.log").read_text()
+    assert "blocks in a row ended before they started a task" in text and "module: command not found" in text
+    assert slurm.jobs() == []
+
+
+def test_without_accounting_the_queue_tells_the_cause(slurm, tmp_path):
+    with slurm.without_accounting():
+        run = SiteRun(tmp_path).start(*ONE)
+        job = run.job()
+        run.until_trained()
+        subprocess.run(["scancel", job], check=True)
+        run.end(code=1)
+    [end] = run.ends()
+    assert end["state"] == "cancelled" and "squeue: CANCELLED" in end["evidence"]
+
+
+def test_path_with_spaces_quotes_and_a_dollar_works(slurm, tmp_path):
+    odd = tmp_path / 'my "$HOME" run; touch harm'
+    Path(odd).mkdir()
+    run = SiteRun(odd).start("seeds=[0]", "resources.walltime=00:02:00")
+    run.end()
+    run.done_once()
+    assert not (tmp_path / "harm").exists() and not (odd / "harm").exists()
+
+
+def test_used_charge_stands_beside_the_estimate(slurm, tmp_path):
+    run = SiteRun(tmp_path).start("seeds=[0]", "resources.walltime=00:02:00")
+    run.end()
+    block = run.blocks()[-1]
+    assert block["elapsed_s"] > 0 and run.blocks()[0]["hourly"] == pytest.approx(1 / 16)
+    report = hpc_kit("report", run.path, cwd=tmp_path).stdout
+    assert f"{block['elapsed_s'] / 3600 / 16:.3g} SU used" in report

@@ -1,0 +1,157 @@
+"""The driver through PBS and Cobalt: stand-ins that keep a real job table and really run the scripts."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import hpc_kit
+from on_schedulers import SiteRun, same, undisturbed
+
+ONE = ["seeds=[0]", "resources.walltime=00:01:00", "train.epochs=60"]
+SITE = """
+name: {dialect}
+description: a stand-in of four nodes
+scheduler: {dialect}
+launcher: hydra
+account: proj
+partition: main
+charge: {{unit: node-hours, per: {{nodes: 1}}}}
+poll_s: 1
+margin: "00:01:00"
+max_blocks: 4
+partitions:
+  main: {{cores: 4, memory_gb: 16, nodes: 4, max_walltime: "24:00:00", whole_nodes: true}}
+"""
+
+
+@pytest.fixture(params=["pbs", "cobalt"])
+def server(request):
+    """One of the two, as a stand-in with its dialect's name."""
+    running = request.getfixturevalue(request.param)
+    running.dialect = request.param
+    return running
+
+
+@pytest.fixture
+def site(server, tmp_path):
+    path = tmp_path / "site.yaml"
+    path.write_text(SITE.format(dialect=server.dialect))
+    return path
+
+
+def queue(server) -> list[str]:
+    return [
+        job for job, fields in server.jobs().items() if fields["state"] not in ("F", "X", "gone", "done", "finished")
+    ]
+
+
+def start(tmp_path, site, *overrides: str) -> SiteRun:
+    return SiteRun(tmp_path, site).start(*overrides)
+
+
+def test_tasks_are_packed_and_each_is_done_once(server, site, tmp_path):
+    run = start(tmp_path, site, "seeds=[0,1,2,3,4,5]", "resources.cpus_per_rank=2", "resources.walltime=00:03:00")
+    run.end()
+    run.done_once()
+    assert len({line["job"] for line in run.ledger() if line["state"] == "started"}) == 3
+    assert hpc_kit("status", run.path, "--refresh", cwd=tmp_path).stdout.endswith("is in the queue\n")
+
+
+def test_ranks_over_two_nodes_train_to_the_losses_of_one(server, site, tmp_path, monkeypatch):
+    hydra = Path(sys.prefix) / "mpich" / "bin"
+    assert hydra.exists(), "PyPI's mpich belongs there; see the Makefile"
+    monkeypatch.setenv("PATH", f"{hydra}:{os.environ['PATH']}")
+    over = ["seeds=[0]", "resources.nodes=2", "resources.walltime=00:02:00"]
+    run = start(tmp_path, site, *over)
+    run.end()
+    run.done_once()
+    same(run.losses(), undisturbed(tmp_path, *over), exactly=False)
+
+
+def test_job_deleted_behind_our_back_is_named(server, site, tmp_path):
+    run = start(tmp_path, site, *ONE)
+    job = run.job()
+    run.until_trained()
+    subprocess.run(["qdel", job], check=True)
+    run.end(code=1)
+    [end] = run.ends()
+    assert end["state"] == "cancelled" and f"its block {job} was cancelled, not by this run" in end["reason"]
+    run.resume().end()
+    run.done_once()
+    same(run.losses(), undisturbed(tmp_path, *ONE))
+
+
+def test_failed_node_is_named_and_the_task_goes_on(server, site, tmp_path):
+    run = start(tmp_path, site, *ONE)
+    job = run.job()
+    run.until_trained()
+    server.inject("node-failure", job)
+    run.end()
+    run.done_once()
+    assert run.ends()[0]["state"] in ("node_failure", "lost") and run.ends()[0]["again"]
+    same(run.losses(), undisturbed(tmp_path, *ONE))
+
+
+def test_silent_scheduler_changes_nothing(server, site, tmp_path):
+    run = start(tmp_path, site, *ONE)
+    run.job()
+    server.inject("fail-qstat")
+    run.until_trained()
+    refused = hpc_kit("status", run.path, "--refresh", cwd=tmp_path)
+    assert refused.returncode == 1 and "does not answer" in refused.stderr
+    run.until_trained()
+    server.clear("fail-qstat")
+    run.end()
+    run.done_once()
+    assert [end["state"] for end in run.ends()] == ["done"]
+
+
+def test_job_that_vanishes_loses_no_task(server, site, tmp_path):
+    run = start(tmp_path, site, *ONE)
+    job = run.job()
+    run.until_trained()
+    server.inject("lose-job", job)
+    run.end()
+    run.done_once()
+    same(run.losses(), undisturbed(tmp_path, *ONE))
+
+
+def test_killed_driver_leaves_a_block_that_resume_ends(server, site, tmp_path):
+    run = start(tmp_path, site, *ONE)
+    run.job()
+    run.until_trained()
+    run.driver.send_signal(signal.SIGKILL)
+    run.driver.wait()
+    run.resume().end()
+    run.done_once()
+    same(run.losses(), undisturbed(tmp_path, *ONE))
+
+
+def test_refused_block_is_the_users_error(server, site, tmp_path):
+    server.inject("refuse-submit", "qsub: Unknown queue MSG=main")
+    run = start(tmp_path, site, *ONE)
+    run.end(code=2)
+    assert "takes no block: qsub:" in (tmp_path / "driver.log").read_text()
+
+
+def test_preempted_job_of_pbs_goes_on(pbs, tmp_path):
+    (tmp_path / "site.yaml").write_text(SITE.format(dialect="pbs"))
+    run = start(tmp_path, tmp_path / "site.yaml", *ONE)
+    job = run.job()
+    run.until_trained()
+    pbs.inject("preempt", job)
+    run.end()
+    run.done_once()
+    assert run.ends()[0]["again"]
+    same(run.losses(), undisturbed(tmp_path, *ONE))
+
+
+def test_malformed_answers_of_pbs_lose_nothing(pbs, tmp_path):
+    (tmp_path / "site.yaml").write_text(SITE.format(dialect="pbs"))
+    pbs.inject("bad-json")
+    run = start(tmp_path, tmp_path / "site.yaml", *ONE)
+    run.end()
+    run.done_once()
