@@ -1,6 +1,5 @@
 """The driver through PBS and Cobalt: stand-ins that keep a real job table and really run the scripts."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -60,10 +59,10 @@ def test_tasks_are_packed_and_each_is_done_once(server, site, tmp_path):
     assert hpc_kit("status", run.path, "--refresh", cwd=tmp_path).stdout.endswith("is in the queue\n")
 
 
-def test_ranks_over_two_nodes_train_to_the_losses_of_one(server, site, tmp_path, monkeypatch):
+def test_ranks_over_two_nodes_train_to_the_losses_of_one(server, site, tmp_path):
     hydra = Path(sys.prefix) / "mpich" / "bin"
     assert hydra.exists(), "PyPI's mpich belongs there; see the Makefile"
-    monkeypatch.setenv("PATH", f"{hydra}:{os.environ['PATH']}")
+    site.write_text(site.read_text() + f"setup: ['export PATH={hydra}:$PATH']\n")
     over = ["seeds=[0]", "resources.nodes=2", "resources.walltime=00:02:00"]
     run = start(tmp_path, site, *over)
     run.end()

@@ -18,6 +18,8 @@ from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.job import Job
 from hpc_kit.spec.site import Site
 
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the same text, ten times as fast in C
+
 
 @dataclass(frozen=True)
 class TaskDir:
@@ -165,7 +167,7 @@ def create_run(path: Path, plan: Plan, job: Job, site: Site) -> RunDir:
         for task in plan.tasks:
             folder = run.task(task.id)
             folder.path.mkdir(parents=True)
-            write_atomically(folder.task_file, _yaml(task))
+            folder.task_file.write_bytes(_yaml(task))  # nobody reads it before plan.json is there
         write_atomically(run.key_file, f"{uuid.uuid4().hex[:8]}\n".encode())
         write_atomically(run.job_file, _yaml(job))
         write_atomically(run.site_file, _yaml(site))
@@ -199,7 +201,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _yaml(model: BaseModel) -> bytes:
-    return yaml.safe_dump(model.model_dump(), sort_keys=False).encode()
+    return yaml.dump(model.model_dump(), Dumper=_DUMPER, sort_keys=False).encode()
 
 
 def _checked(model, fields, path: Path):

@@ -25,20 +25,22 @@ def run_attempt(
     """Run the task in `folder` once, if the block it is in still has time for it, and return what exit.json holds.
 
     Where the block has not, or is ending, nothing is started, and "ended" is "no time". `block` is Parsl's name of
-    the block. A task's time is `resources.walltime` from its start. Parsl reads and passes the last
-    argument.
+    the block. A task's time is `resources.walltime` from its start; on the local site it has none, but where
+    that is inside a block. Parsl reads and passes the last argument.
     """
     directory = TaskDir(Path(folder))
     task, site = directory.read_task(), directory.run.read_site()
-    limit = in_seconds(task.resources.walltime)
+    local, limit = site.scheduler == "local", in_seconds(task.resources.walltime)
     end = float(os.environ.get(BLOCK_END, "inf"))
     block = os.environ.get("PARSL_WORKER_BLOCK_ID")
-    if time.time() + limit > end or Path(os.environ.get(BLOCK_ENDING, "/nowhere")).exists():
+    if not local and (time.time() + limit > end or Path(os.environ.get(BLOCK_ENDING, "/nowhere")).exists()):
         return {"attempt": attempt, "exit_code": None, "ended": "no time", "block": block}
     nodes = os.environ.get(NODES, "").split(",") if task.resources.nodes > 1 else []
     if site.launcher == "openmpi" and nodes:
         write_atomically(directory.hostfile, hostfile_text(task.resources, nodes).encode())
     argv = task_command(site, task, directory.path, nodes)
     environment = task_environment(site, task.resources)
-    deadline = None if site.scheduler == "local" else time.time() + limit
-    return supervise(argv, environment, folder, attempt, driver, deadline) | {"block": block}
+    deadline = end if local else time.time() + limit
+    return supervise(argv, environment, folder, attempt, driver, deadline if deadline < float("inf") else None) | {
+        "block": block
+    }

@@ -21,6 +21,7 @@ from hpc_kit.sites.script import block_script, make_block, on_each_node
 from hpc_kit.spec.site import Site
 from hpc_kit.spec.walltime import in_words
 
+FORGOTTEN_AFTER = 3  # so many answers in a row without a word of a block: it is gone
 _STATES = {
     "queued": JobState.PENDING,
     "held": JobState.HELD,
@@ -65,6 +66,7 @@ class BatchProvider(ClusterProvider, RepresentationMixin):
         self.refused = ""  # what the scheduler said to the last block that it would not take; "": it took it
         self.records: dict[str, JobRecord] = {}
         self.ended_by_us: set[str] = set()
+        self._missed: dict[str, int] = {}  # answers in a row in which a block was not
 
     def submit(self, command: str, tasks_per_node: int, job_name: str = "") -> str:
         """Ask for one block that runs `command`. Raises SchedulerError."""
@@ -89,10 +91,16 @@ class BatchProvider(ClusterProvider, RepresentationMixin):
         """Ask once for all blocks that have not ended. Where nothing answers, what is known stays."""
         asked = [job for job in self.resources if self.record(job) is None or self.record(job).state not in ENDED]
         try:
-            self.records |= self.scheduler.records(asked) if asked else {}
+            found = self.scheduler.records(asked) if asked else {}
         except SchedulerError:
             return
+        self.records |= found
         for job in asked:
+            known = job in found and found[job].state != "unknown"
+            self._missed[job] = 0 if known else self._missed.get(job, 0) + 1
+            if self._missed[job] >= FORGOTTEN_AFTER:
+                words = found[job].evidence if job in found else f"{self.scheduler.name} does not know it any more"
+                self.records[job] = JobRecord(job, "failed", words)
             record = self.records.get(job)
             state = _STATES.get(record.state, JobState.FAILED) if record else JobState.PENDING
             state = JobState.UNKNOWN if record and record.state == "unknown" else state
