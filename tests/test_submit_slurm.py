@@ -102,7 +102,7 @@ def test_block_that_slurm_ends_for_time_is_named(slurm, tmp_path):
 
 
 def test_killed_driver_leaves_nothing_behind_that_resume_does_not_find(slurm, tmp_path):
-    over = ["seeds=[0,1]", "resources.walltime=00:02:00", "train.epochs=60", "resources.cpus_per_rank=16"]
+    over = ["seeds=[0,1]", "resources.walltime=00:02:00", "train.epochs=60", "resources.memory_gb=12"]
     run = SiteRun(tmp_path).start(*over)
     run.job()
     run.until_trained()

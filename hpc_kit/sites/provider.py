@@ -5,6 +5,7 @@ knows a third of Slurm's states; their PBSProProvider loses all jobs of a query 
 them; the one for Cobalt is gone. This one keeps what the scheduler says in its own words, for outcome.py.
 """
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,12 +17,11 @@ from parsl.utils import RepresentationMixin
 from hpc_kit.files import write_atomically
 from hpc_kit.runs.blocks import BlockLog
 from hpc_kit.sites.policy import BlockPlan, hourly_charge
-from hpc_kit.sites.scheduler import ENDED, JobRecord, Scheduler, SchedulerError
+from hpc_kit.sites.scheduler import Followed, JobRecord, Scheduler, SchedulerError
 from hpc_kit.sites.script import block_script, make_block, on_each_node
 from hpc_kit.spec.site import Site
 from hpc_kit.spec.walltime import in_words
 
-FORGOTTEN_AFTER = 3  # so many answers in a row without a word of a block: it is gone
 _STATES = {
     "queued": JobState.PENDING,
     "held": JobState.HELD,
@@ -64,9 +64,8 @@ class BatchProvider(ClusterProvider, RepresentationMixin):
         self.scheduler, self.site, self.plan = scheduler, site, plan
         self.folder, self.prefix, self.log, self.packed = folder, prefix, log, packed
         self.refused = ""  # what the scheduler said to the last block that it would not take; "": it took it
-        self.records: dict[str, JobRecord] = {}
+        self.followed = Followed(scheduler)
         self.ended_by_us: set[str] = set()
-        self._missed: dict[str, int] = {}  # answers in a row in which a block was not
 
     def submit(self, command: str, tasks_per_node: int, job_name: str = "") -> str:
         """Ask for one block that runs `command`. Raises SchedulerError."""
@@ -89,33 +88,23 @@ class BatchProvider(ClusterProvider, RepresentationMixin):
 
     def _status(self) -> None:
         """Ask once for all blocks that have not ended. Where nothing answers, what is known stays."""
-        asked = [job for job in self.resources if self.record(job) is None or self.record(job).state not in ENDED]
         try:
-            found = self.scheduler.records(asked) if asked else {}
+            self.followed.ask([job for job in self.resources if not self.followed.is_over(job)])
         except SchedulerError:
             return
-        self.records |= found
-        for job in asked:
-            known = job in found and found[job].state != "unknown"
-            self._missed[job] = 0 if known else self._missed.get(job, 0) + 1
-            if self._missed[job] >= FORGOTTEN_AFTER:
-                words = found[job].evidence if job in found else f"{self.scheduler.name} does not know it any more"
-                self.records[job] = JobRecord(job, "failed", words)
-            record = self.records.get(job)
-            state = _STATES.get(record.state, JobState.FAILED) if record else JobState.PENDING
-            state = JobState.UNKNOWN if record and record.state == "unknown" else state
-            self.resources[job]["status"] = JobStatus(state, record.evidence if record else None)
+        for job, known in self.resources.items():
+            if record := self.record(job):
+                state = JobState.UNKNOWN if record.state == "unknown" else _STATES.get(record.state, JobState.FAILED)
+                known["status"] = JobStatus(state, record.evidence)
 
     def record(self, job: str) -> JobRecord | None:
         """Return what the scheduler last said of a block."""
-        return self.records.get(job)
+        return self.followed.records.get(job)
 
     def ask_again(self, job: str) -> JobRecord | None:
         """Ask now what became of one block, which may be of an earlier driver; None where nothing answers."""
-        try:
-            self.records |= self.scheduler.records([job])
-        except SchedulerError:
-            pass
+        with contextlib.suppress(SchedulerError):
+            self.followed.ask([job])
         return self.record(job)
 
     def cancel(self, job_ids: Sequence[str]) -> list[bool]:

@@ -4,8 +4,9 @@ Not for: Parsl (provider.py) or what a job's end means for a task (outcome.py).
 """
 
 import subprocess
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -24,6 +25,7 @@ State = Literal[
     "unknown",
 ]
 ENDED = ("done", "failed", "out_of_memory", "time_limit", "node_failure", "preempted", "cancelled")
+FORGOTTEN_AFTER = 3  # so many answers in a row without a word of a job: it is gone
 COMMAND_TIMEOUT_S = 60.0
 
 
@@ -91,6 +93,32 @@ class Scheduler(Protocol):
 
     def cancel(self, ids: Sequence[str]) -> None:
         """End the jobs; ids that have ended already are no error."""
+
+
+class Followed:
+    """Jobs, and what their scheduler last said of each: an end is not taken back, a job that it forgets has ended."""
+
+    def __init__(self, scheduler: Scheduler):
+        self._scheduler = scheduler
+        self.records: dict[str, JobRecord] = {}
+        self._missed: Counter[str] = Counter()  # answers in a row in which a job was not
+
+    def ask(self, jobs: Sequence[str]) -> None:
+        """Ask once for all `jobs`. Raises SchedulerError; what is known stays."""
+        found = self._scheduler.records(jobs) if jobs else {}
+        for job in jobs:
+            told = found.get(job)
+            silent = told is None or told.state == "unknown"
+            self._missed[job] = self._missed[job] + 1 if silent else 0
+            if self._missed[job] >= FORGOTTEN_AFTER and not self.is_over(job):
+                words = told.evidence if told else f"{self._scheduler.name} does not know it any more"
+                told = JobRecord(job, "failed", words)
+            if told and (told.state in ENDED or not self.is_over(job)):
+                self.records[job] = told
+
+    def is_over(self, job: str) -> bool:
+        """Tell whether the scheduler has said that a job has ended."""
+        return job in self.records and self.records[job].state in ENDED
 
 
 def ask(*argv: str, timeout: float = COMMAND_TIMEOUT_S) -> subprocess.CompletedProcess[str]:

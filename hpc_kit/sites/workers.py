@@ -4,6 +4,7 @@ Not for: which tasks run and what became of them (submit.py).
 """
 
 import atexit
+import contextlib
 import math
 import os
 import time
@@ -17,7 +18,7 @@ from hpc_kit.runs.blocks import BlockLog
 from hpc_kit.runs.layout import RunDir, last_lines
 from hpc_kit.sites.attempt import run_attempt
 from hpc_kit.sites.policy import plan_blocks
-from hpc_kit.sites.scheduler import ENDED, JobRecord, Scheduler, SchedulerError
+from hpc_kit.sites.scheduler import Followed, JobRecord, Scheduler, SchedulerError
 from hpc_kit.sites.schedulers import scheduler_of
 from hpc_kit.spec.errors import InputError, WorkError
 from hpc_kit.spec.site import Site
@@ -151,7 +152,7 @@ class ThroughParsl:
         parsl.clear()
         if self._batch is not None:
             names = {job: known["block"] for job, known in self._batch.resources.items()}
-            wait_until_gone(self._site, self._scheduler, self._log, names, self._batch.ended_by_us)
+            wait_until_gone(self._site, self._batch.followed, self._log, names, self._batch.ended_by_us)
 
     def _check_interchange(self) -> None:
         """Raise WorkError if Parsl's interchange has died; Parsl itself waits for it for ever."""
@@ -160,8 +161,7 @@ class ThroughParsl:
             raise WorkError("Parsl's interchange died; 'hpc_kit resume' goes on")
 
     def _is_over(self, job: str) -> bool:
-        record = self._batch.records.get(job)
-        return job in self._batch.ended_by_us or (record is not None and record.state in ENDED)
+        return job in self._batch.ended_by_us or self._batch.followed.is_over(job)
 
     def _notice_refusal(self, others_at_work: bool) -> None:
         self._refusals = self._refusals + 1 if self._batch.refused else 0
@@ -175,9 +175,8 @@ class ThroughParsl:
     def _note_ends(self) -> None:
         """Write down what the scheduler said last of blocks that have ended."""
         for job, known in self._batch.resources.items():
-            record = self._batch.records.get(job)
-            if record is not None and record.state in ENDED and self._log.blocks[known["block"]].open:
-                _note_end(self._log, known["block"], record, job in self._batch.ended_by_us)
+            if self._batch.followed.is_over(job):
+                _note_end(self._log, known["block"], self._batch.record(job), job in self._batch.ended_by_us)
 
     def _doubt(self) -> None:
         """Raise WorkError where blocks end without having done any work: more of them would do none either."""
@@ -210,7 +209,7 @@ def end_leftovers(site: Site, scheduler: Scheduler, run: RunDir, log: BlockLog) 
         left = sorted({*scheduler.find(f"hk-{run.key}"), *known})
         if left:
             scheduler.cancel(left)
-        wait_until_gone(site, scheduler, log, {job: known.get(job, "") for job in left}, left)
+        wait_until_gone(site, Followed(scheduler), log, {job: known.get(job, "") for job in left}, left)
     except SchedulerError as error:
         raise WorkError(
             f"blocks of an earlier driver may still be in the queue, and cannot be looked for: {error}"
@@ -222,34 +221,31 @@ def end_leftovers(site: Site, scheduler: Scheduler, run: RunDir, log: BlockLog) 
 
 
 def wait_until_gone(
-    site: Site, scheduler: Scheduler, log: BlockLog, jobs: dict[str, str], ended_by_us: Collection[str]
+    site: Site, followed: Followed, log: BlockLog, jobs: dict[str, str], ended_by_us: Collection[str]
 ) -> None:
     """Wait until the `jobs` (id -> block's name, "" where unknown) have left the queue; write down how they ended.
 
     Raises WorkError naming those that do not leave.
     """
     deadline = time.monotonic() + GONE_WITHIN_S
-    while jobs:
-        try:
-            records = scheduler.records(list(jobs))
-        except SchedulerError:
-            records = {}
-        for job, record in records.items():
-            if record.state in ENDED:
-                name = jobs.pop(job)
-                if name and log.blocks[name].open:
-                    _note_end(log, name, record, job in ended_by_us)
-        if jobs and time.monotonic() > deadline:
+    while left := [job for job in jobs if not followed.is_over(job)]:
+        if time.monotonic() > deadline:
             raise WorkError(
-                f"blocks that may still be in the queue of {site.name!r}: {', '.join(jobs)}; cancel them by hand"
+                f"blocks that may still be in the queue of {site.name!r}: {', '.join(left)}; cancel them by hand"
             )
-        if jobs:
-            time.sleep(min(1.0, site.poll_s))
+        with contextlib.suppress(SchedulerError):
+            followed.ask(left)
+        time.sleep(min(1.0, site.poll_s) if any(not followed.is_over(job) for job in left) else 0)
+    for job, name in jobs.items():
+        if name:
+            _note_end(log, name, followed.records[job], job in ended_by_us)
 
 
 def _note_end(log: BlockLog, name: str, record: JobRecord, by_us: bool) -> None:
-    state = "given_back" if by_us and record.state == "cancelled" else record.state
-    log.ended(name, state, record.evidence, record.elapsed_s)
+    """Write down how a block ended, once."""
+    if log.blocks[name].open:
+        state = "given_back" if by_us and record.state == "cancelled" else record.state
+        log.ended(name, state, record.evidence, record.elapsed_s)
 
 
 def _me() -> tuple[int, float]:

@@ -2,7 +2,7 @@
 slurmdbd over MariaDB for its accounting. Needs root on Debian or Ubuntu; docs/testbed.md tells how it differs from a
 site.
 
-By hand: `python -m tests.testbed.slurm up|down|status|kill-node N|revive-node N`.
+By hand: `python tests/testbed/slurm.py up|down|status|kill-node N|revive-node N`.
 """
 
 import contextlib
@@ -29,6 +29,7 @@ CONF = """ClusterName=testbed
 SlurmctldHost={host}
 SlurmUser=root
 AuthType=auth/munge
+EnforcePartLimits=ALL
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 ProctrackType=proctrack/linuxproc

@@ -65,7 +65,7 @@ def test_preempted_ranks_are_started_again_and_end_as_if_nothing_had_been(tmp_pa
             run = RunDir(tmp_path / "cut")
             task = run.task(run.read_plan().tasks[0].id)
         time.sleep(0.02)
-    os.kill(task.leader(), signal.SIGUSR1)
+    os.kill(task.read_process()["pid"], signal.SIGUSR1)
     assert driver.wait(120) == 0, (tmp_path / "driver.log").read_text()
     states = ledger_states(tmp_path / "cut")
     assert states == ["submitted", "started", "preempted", "submitted", "started", "done"]
