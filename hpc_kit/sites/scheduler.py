@@ -6,7 +6,7 @@ Not for: Parsl (provider.py) or what a job's end means for a task (outcome.py).
 import subprocess
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
