@@ -327,7 +327,8 @@ class _Drive:
         if said and said["ended"] == "no time":
             self._pool.refuses(said["block"])
         elif error and not type(error).__module__.startswith("parsl."):
-            self._write(task_id, End("failed", f"could not be started: {type(error).__name__}: {error}"))
+            what = "could not be started" if entry.state == "submitted" else "its worker could not go on"
+            self._write(task_id, End("failed", f"{what}: {type(error).__name__}: {error}"))
             return
         marker = _marker(folder, entry)
         never_started = entry.state == "submitted" and not marker and not folder.is_done()

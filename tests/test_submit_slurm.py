@@ -3,11 +3,15 @@
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import SMALL, hpc_kit, set_options
 from on_schedulers import SITE, SiteRun, same, undisturbed
+
+from hpc_kit.files import read_lines
 
 ONE = ["seeds=[0]", "resources.walltime=00:02:00", "train.epochs=60"]
 
@@ -218,3 +222,35 @@ def test_used_charge_stands_beside_the_estimate(slurm, tmp_path):
     assert block["elapsed_s"] > 0 and run.blocks()[0]["hourly"] == pytest.approx(1 / 16)
     report = hpc_kit("report", run.path, cwd=tmp_path).stdout
     assert f"{block['elapsed_s'] / 3600 / 16:.3g} SU used" in report
+
+
+@pytest.mark.parametrize("offset", ["+3h", "-3h"])
+def test_node_whose_clock_is_wrong_loses_nothing(slurm, tmp_path, offset):
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+    clock = f"export LD_PRELOAD={library} FAKETIME={offset} DONT_FAKE_MONOTONIC=1"
+    site = tmp_path / "site.yaml"
+    site.write_text(f'extends: "{SITE}"\nname: skewed\nsetup: ["{clock}"]\n')
+    over = ["seeds=[0]", "resources.walltime=00:02:00"]
+    run = SiteRun(tmp_path, site=site).start(*over)
+    run.end()
+    run.done_once()
+    same(run.losses(), undisturbed(tmp_path, *over))
+    times = [line["started_at"] for path in run.path.glob("tasks/*/epochs.jsonl") for line in read_lines(path)]
+    assert abs(times[0] - run.ledger()[0]["time"]) > 10_000  # it really was wrong
+
+
+def test_secret_is_in_no_file_and_no_command_line(slurm, tmp_path, monkeypatch):
+    secret = "4f1dc0ffee0123456789abcdef0123456789abcd"
+    monkeypatch.setenv("WANDB_API_KEY", secret)
+    run = SiteRun(tmp_path).start("seeds=[0]", "resources.walltime=00:02:00", "track={wandb: offline}")
+    lines = set()
+    while run.driver.poll() is None:
+        for process in psutil.process_iter(["cmdline"]):
+            lines |= set(process.info["cmdline"] or ())
+        time.sleep(0.1)
+    run.end()
+    assert any(str(run.path) in line for line in lines)
+    assert not [line for line in lines if secret in line]
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 20
+    assert [path for path in files if secret.encode() in path.read_bytes()] == []

@@ -5,6 +5,7 @@ Not for: which tasks run and what became of them (submit.py).
 
 import atexit
 import contextlib
+import logging
 import math
 import os
 import time
@@ -93,6 +94,7 @@ class ThroughParsl:
     def __enter__(self) -> "ThroughParsl":
         import parsl
 
+        logging.raiseExceptions = False  # or a full disk has every line of Parsl's log answered with a traceback
         self._kernel = parsl.load(self._config)
         self._app = parsl.python_app(run_attempt, data_flow_kernel=self._kernel)
         return self

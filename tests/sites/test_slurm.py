@@ -122,7 +122,7 @@ def test_without_accounting_the_queue_is_asked(slurm, tmp_path):
     [
         ({"account": "nobody"}, "Invalid account"),
         ({"partition": "nowhere"}, "invalid partition"),
-        ({"nodes": 5}, "odes"),
+        ({"nodes": 5}, "Node count"),
         ({"options": ("--nonsense",)}, "unrecognized option"),
     ],
 )
