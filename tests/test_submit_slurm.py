@@ -48,6 +48,7 @@ def test_dead_node_is_named_and_its_task_goes_on_elsewhere(slurm, tmp_path):
     [failure] = run.ends()[:-1]
     assert (failure["state"], failure["again"]) == ("node_failure", True)
     assert f"a node of its block {job} failed" in failure["reason"] and "NODE_FAIL" in failure["evidence"]
+    assert f"started: attempt 2, after node_failure: a node of its block {job}" in (tmp_path / "driver.log").read_text()
     same(run.losses(), undisturbed(tmp_path, *ONE))
 
 

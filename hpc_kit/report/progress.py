@@ -56,7 +56,8 @@ class Lines:
     def __call__(self, states: list[TaskStatus]) -> None:
         for s in states:
             if self._states.get(s.id, "planned") != s.state and s.state != "submitted":
-                self._print(f"{s.label}: {s.state}{': ' + s.reason if s.reason else ''}")
+                before = f"attempt {s.attempt}, after {s.before}" if s.before and s.state == "started" else ""
+                self._print(": ".join(filter(None, (s.label, s.state, s.reason or before))))
             self._states[s.id] = s.state
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + LINE_EVERY_S

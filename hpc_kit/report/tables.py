@@ -26,7 +26,8 @@ def print_tasks(states: list[TaskStatus], console: Console) -> None:
     table = Table("task", "state", "attempt", "epochs", "val MAE", "why")
     for s in states:
         error = in_unit(s.val_mae, s.unit)
-        why = "; ".join(filter(None, (s.reason, s.hint)))
+        before = f"before: {s.before}" if s.before and not s.ended else ""
+        why = "; ".join(filter(None, (s.reason, s.hint, before)))
         table.add_row(s.label, s.state, str(s.attempt), f"{s.epoch}/{s.epochs}", error, why)
     console.print(table)
 

@@ -17,7 +17,7 @@ ENDS = ("done", "failed", "out_of_memory", "time_limit", "node_failure", "preemp
 
 @dataclass
 class Entry:
-    """What the ledger knows of one task: its last attempt."""
+    """What the ledger knows of one task: its last attempt, and how the one `before` ended."""
 
     state: str = "planned"
     attempt: int = 0
@@ -25,6 +25,7 @@ class Entry:
     hint: str = ""
     exit_code: int | None = None
     again: bool = False
+    before: str = ""
 
     @property
     def ended(self) -> bool:
@@ -83,6 +84,8 @@ class Ledger:
         entry = self.tasks.setdefault(line["task"], Entry())
         if entry.ended and line["attempt"] <= entry.attempt:
             raise ValueError(f"attempt {entry.attempt} of {line['task']} already ended as {entry.state}")
+        if entry.state in ENDS and line["attempt"] > entry.attempt:
+            entry.before = f"{entry.state}: {entry.reason}" if entry.reason else entry.state
         entry.state, entry.attempt = line["state"], line["attempt"]
         entry.reason, entry.hint = line.get("reason", ""), line.get("hint", "")
         entry.exit_code, entry.again = line.get("exit_code"), line.get("again", False)

@@ -15,7 +15,7 @@ class TaskStatus:
 
     `state` is the ledger's; "interrupted" where the ledger has it under way and no driver is at work. `ended`: no
     other attempt follows by itself. `val_mae` is the last epoch's, in `unit`; `wall_s` the wall times of all epochs
-    so far. `hint` is what the user may do.
+    so far. `hint` is what the user may do, `before` how the attempt before this one ended.
     """
 
     id: str
@@ -30,6 +30,7 @@ class TaskStatus:
     wall_s: list[float]
     reason: str
     hint: str
+    before: str
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -95,4 +96,5 @@ def _read(run: RunDir, task: Task, ledger: Ledger, driven: bool) -> TaskStatus:
         wall_s=[line["wall_s"] for line in epochs if line["wall_s"] is not None],
         reason=reason,
         hint=hint,
+        before=entry.before,
     )

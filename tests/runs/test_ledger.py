@@ -20,6 +20,7 @@ def test_replay_gives_the_state_of_the_last_attempt(ledger):
     ledger.end("a", "done", exit_code=0)
     replayed = Ledger(ledger.path, ["a", "b"]).tasks
     assert (replayed["a"].state, replayed["a"].attempt, replayed["b"].state) == ("done", 2, "planned")
+    assert replayed["a"].before == "failed: no space"
     assert [line["state"] for line in read_lines(ledger.path)][:3] == ["submitted", "started", "failed"]
 
 
