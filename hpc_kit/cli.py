@@ -140,7 +140,9 @@ def status(
 def logs(
     run: RunArgument,
     task: Annotated[str, typer.Argument(help="Part of a task's id or label [all tasks].")] = "",
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as the logs grow; Ctrl-C ends.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on as the logs grow, until the run ends.")
+    ] = False,
 ) -> None:
     """Print the logs of a run's tasks."""
     from hpc_kit.report.logs import print_logs

@@ -48,7 +48,9 @@ def test_dead_node_is_named_and_its_task_goes_on_elsewhere(slurm, tmp_path):
     [failure] = run.ends()[:-1]
     assert (failure["state"], failure["again"]) == ("node_failure", True)
     assert f"a node of its block {job} failed" in failure["reason"] and "NODE_FAIL" in failure["evidence"]
-    assert f"started: attempt 2, after node_failure: a node of its block {job}" in (tmp_path / "driver.log").read_text()
+    assert (
+        f"started: attempt 2, after node_failure: a node of its block {job}" in (tmp_path / "driver.log").read_text()
+    )
     same(run.losses(), undisturbed(tmp_path, *ONE))
 
 
@@ -86,8 +88,11 @@ def test_preempted_task_goes_on_from_its_checkpoint(slurm, tmp_path, partition):
 def test_task_that_reaches_its_walltime_goes_on_and_says_how_far_it_was(slurm, tmp_path):
     over = ["seeds=[0]", "resources.walltime=00:00:24", "train.epochs=100", "resources.retries=20"]
     run = SiteRun(tmp_path).start(*over)
+    run.job()
+    follower = hpc_kit("logs", run.path, "-f", cwd=tmp_path).stdout  # ends with the run, not with an attempt
     run.end()
     run.done_once()
+    assert follower == next(run.path.glob("tasks/*/log.txt")).read_text() and "epoch 100/100" in follower
     ends = run.ends()
     assert len(ends) > 1 and {end["state"] for end in ends[:-1]} == {"time_limit"}
     assert "raise resources.walltime or lower train.epochs: it had done" in ends[0]["hint"]

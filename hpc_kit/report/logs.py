@@ -8,7 +8,10 @@ from hpc_kit.spec.errors import InputError, allowed
 
 
 def print_logs(run: RunDir, wanted: str, follow: bool) -> None:
-    """Print the log of every task whose id or label contains `wanted`. Raises InputError where none does."""
+    """Print the log of every task whose id or label contains `wanted`; with `follow` as long as a driver is at work.
+
+    Raises InputError where no task is called so.
+    """
     plan = run.read_plan()
     tasks = [task for task in plan.tasks if wanted in task.id or wanted in task.label]
     if not tasks:
@@ -18,9 +21,10 @@ def print_logs(run: RunDir, wanted: str, follow: bool) -> None:
     last = ""
     try:
         while True:
+            driven = run.lock.is_held()
             for task in tasks:
                 last = _print_new(run, task, offsets, last, heads=len(tasks) > 1)
-            if not follow:
+            if not (follow and driven):
                 return
             time.sleep(0.5)
     except KeyboardInterrupt:
