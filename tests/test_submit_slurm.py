@@ -12,6 +12,7 @@ from conftest import SMALL, hpc_kit, set_options
 from on_schedulers import SITE, SiteRun, same, undisturbed
 
 from hpc_kit.files import read_lines
+from hpc_kit.sites.attempt import BLOCK_END
 
 ONE = ["seeds=[0]", "resources.walltime=00:02:00", "train.epochs=60"]
 
@@ -230,10 +231,13 @@ def test_used_charge_stands_beside_the_estimate(slurm, tmp_path):
     assert f"{block['elapsed_s'] / 3600 / 16:.3g} SU used" in report
 
 
-@pytest.mark.parametrize("offset", ["+3h", "-3h"])
+@pytest.mark.parametrize("offset", [10800, -10800])
 def test_node_whose_clock_is_wrong_loses_nothing(slurm, tmp_path, offset):
-    library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-    clock = f"export LD_PRELOAD={library} FAKETIME={offset} DONT_FAKE_MONOTONIC=1"
+    """Every Python on the nodes and the block's script have it three hours later, or earlier, than the driver."""
+    wrong = tmp_path / "clock" / "sitecustomize.py"
+    wrong.parent.mkdir()
+    wrong.write_text(f"import time\nright = time.time\ntime.time = lambda: right() + {offset}\n")
+    clock = f"export PYTHONPATH={wrong.parent}:$PYTHONPATH {BLOCK_END}=$(( {BLOCK_END} + {offset} ))"
     site = tmp_path / "site.yaml"
     site.write_text(f'extends: "{SITE}"\nname: skewed\nsetup: ["{clock}"]\n')
     over = ["seeds=[0]", "resources.walltime=00:02:00"]

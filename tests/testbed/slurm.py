@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-PACKAGES = ("slurm-wlm", "slurmdbd", "munge", "mariadb-server", "faketime")
+PACKAGES = ("slurm-wlm", "slurmdbd", "munge", "mariadb-server")
 NODES = [f"gpua00{i}" for i in range(1, 5)]
 ACCOUNT = "test-delta-gpu"
 USER = "hpcuser"
@@ -270,7 +270,7 @@ def missing() -> str:
 
 
 def _install() -> None:
-    if all(shutil.which(name) for name in ("slurmctld", "slurmdbd", "munged", "mariadbd", "faketime")):
+    if all(shutil.which(name) for name in ("slurmctld", "slurmdbd", "munged", "mariadbd")):
         return
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     for words in (["update", "-qq"], ["install", "-y", "-qq", *PACKAGES]):
