@@ -82,7 +82,7 @@ def curves(given: argparse.Namespace) -> None:
 
 
 def ethanol(given: argparse.Namespace) -> None:
-    shards = prepare(given.runs / "ethanol", "md17", "--path", given.data, "--cutoff", "5")
+    shards = prepare(given.runs / "ethanol-shards", "md17", "--path", given.data, "--cutoff", "5")
     job = {
         "name": "ethanol",
         "kind": "train",
@@ -110,12 +110,13 @@ def cgcnn(given: argparse.Namespace) -> None:
     graphs = {"12 nearest": ("--cutoff", "8", "--max-neighbors", "12"), "all within 5 Angstrom": ("--cutoff", "5")}
     print("| model | edges | edges a MOF | test MAE of av_vf | R2 | s/epoch |\n|---|---|---|---|---|---|")
     for edges, options in graphs.items():
-        shards = prepare(given.runs / edges.replace(" ", "-"), "core_mof", "--limit", "1500", *options)
+        name = edges.replace(" ", "-")
+        shards = prepare(given.runs / f"{name}-shards", "core_mof", "--limit", "1500", *options)
         manifest = json.loads((shards / "manifest.json").read_text())
         graph = {"cutoff": float(options[1]), "max_neighbors": 12 if len(options) > 2 else None}
         models = [{"name": name} for name in ("cgcnn", "cgcnn_matrix") if name == "cgcnn" or graph["max_neighbors"]]
         job = {
-            "name": f"cgcnn-{edges.replace(' ', '-')}",
+            "name": f"cgcnn-{name}",
             "kind": "train",
             "data": {
                 "source": "shards",

@@ -39,6 +39,11 @@ class SchNet(nn.Module):
         self.blocks = nn.ModuleList(Interaction(hidden, filters, gaussians) for _ in range(spec.interactions))
         self.atomwise = nn.Sequential(Linear(hidden, hidden // 2), ShiftedSoftplus())
         self.output = Linear(hidden // 2, targets)
+        for layer in self.modules():
+            if isinstance(layer, Linear):  # as the authors' SchNetPack and torch_geometric start them
+                nn.init.xavier_uniform_(layer.weight)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def embed(self, batch: GraphBatch) -> torch.Tensor:
         """Return [N, hidden // 2]: what the last linear layer sees of each atom."""
