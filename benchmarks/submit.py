@@ -24,6 +24,7 @@ from measure import spread
 
 from hpc_kit.runs import fingerprint
 from hpc_kit.runs.ledger import Ledger
+from hpc_kit.spec.site import load_site
 
 HPC_KIT = [sys.executable, "-m", "hpc_kit"]
 # Stands in the place of a container: `trivial exec ... IMAGE hpc_kit task DIR`.
@@ -76,7 +77,8 @@ def main() -> None:
         if given.site:
             batch = write_site(cwd / "batch.yaml", {"extends": str(given.site.resolve())}, "trivial")
             ours = rate(cwd, batch, given.tasks)
-            print(f"| tasks/s, {given.tasks} trivial tasks, {given.site.stem} | {ours:.1f} | |", flush=True)
+            name = load_site(str(batch)).name
+            print(f"| tasks/s, {given.tasks} trivial tasks, site {name} | {ours:.1f} | |", flush=True)
             peer = submitit_rate(cwd, batch, given.tasks)
             if peer:
                 print(f"| the same through submitit (job arrays) | {peer:.1f}; ours {ours / peer:.1f} times | |")
@@ -171,8 +173,6 @@ def submitit_rate(cwd: Path, site: Path, tasks: int) -> float | None:
         import submitit
     except ModuleNotFoundError:
         return None
-    from hpc_kit.spec.site import load_site
-
     known = load_site(str(site))
     executor = submitit.AutoExecutor(folder=cwd / "submitit", cluster="slurm")
     executor.update_parameters(

@@ -74,15 +74,18 @@ class _Linear(torch.autograd.Function):
 def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """x weight^T + bias without autograd, in float32 on a CPU by oneDNN where torch has it.
 
-    torch itself asks MKL, which uses half the vector width of AMD's processors: 95 instead of 210 GFLOP/s a core
-    (docs/models/alignn.md).
+    torch itself asks MKL, which uses half the vector width of AMD's processors with AVX-512: 95 instead of
+    210 GFLOP/s a core (docs/models/alignn.md). With AVX2 alone both are alike, but for sums longer than the result
+    (gradients of weights), where oneDNN reaches half of MKL's rate.
     """
-    if _ONEDNN is not None and x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu" and x.numel():
+    usable = x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu" and x.numel()
+    if _ONEDNN is not None and usable and (_AVX512 or x.shape[-1] <= len(x)):
         return _ONEDNN(x, weight, bias, "none", [], "")
     return x @ weight.t() if bias is None else torch.addmm(bias, x, weight.t())
 
 
 # The product that torch.compile's own code calls on CPUs; there is no public name for it.
+_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
 _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
 
