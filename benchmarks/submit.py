@@ -5,7 +5,8 @@ replay.
 
 Without --site only what needs no scheduler. With one, the same number of trivial tasks goes through `hpc_kit` and,
 where it is installed, through submitit on the same cluster: both one CPU a task. A trivial task is a shell that
-writes done.json: what is measured is the way there and back, not Python's start. Prints a Markdown table.
+writes done.json: what is measured is the way there and back. submitit's starts a Python, so beside it ours does too.
+Prints a Markdown table.
 """
 
 import argparse
@@ -29,6 +30,10 @@ from hpc_kit.spec.site import load_site
 HPC_KIT = [sys.executable, "-m", "hpc_kit"]
 # Stands in the place of a container: `trivial exec ... IMAGE hpc_kit task DIR`.
 TRIVIAL = '#!/bin/sh\nfor last; do :; done\necho "{}" > "$last/done.json"\n'
+PYTHON = f"""#!/bin/sh
+for last; do :; done
+exec {sys.executable} -c 'import sys; open(sys.argv[1], "w").write("{{}}")' "$last/done.json"
+"""
 SLEEPING = "#!/bin/sh\nsleep 600\n"
 PLAN = """
 import resource, sys, time
@@ -60,7 +65,7 @@ def main() -> None:
     print("| what | measured | bound |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         cwd = Path(folder)
-        for name, text in (("trivial", TRIVIAL), ("sleeping", SLEEPING)):
+        for name, text in (("trivial", TRIVIAL), ("python", PYTHON), ("sleeping", SLEEPING)):
             (cwd / name).write_text(text)
             (cwd / name).chmod(0o755)
         start_up(cwd, given.repeats)
@@ -79,9 +84,7 @@ def main() -> None:
             ours = rate(cwd, batch, given.tasks)
             name = load_site(str(batch)).name
             print(f"| tasks/s, {given.tasks} trivial tasks, site {name} | {ours:.1f} | |", flush=True)
-            peer = submitit_rate(cwd, batch, given.tasks)
-            if peer:
-                print(f"| the same through submitit (job arrays) | {peer:.1f}; ours {ours / peer:.1f} times | |")
+            beside_submitit(cwd, given.site, given.tasks)
             calls_an_hour(cwd, given.site, given.tasks)
 
 
@@ -166,6 +169,15 @@ def driver_at_10_000(cwd: Path) -> None:
     print(f"| driver with 10,000 tasks: memory, MB; share of a core | {peak:.0f}; {cpu:.1%} | 300 MB |", flush=True)
     subprocess.run([*HPC_KIT, "cancel", run], cwd=cwd, check=True, capture_output=True)
     driver.wait()
+
+
+def beside_submitit(cwd: Path, site: Path, tasks: int) -> None:
+    same = write_site(cwd / "python.yaml", {"extends": str(site.resolve())}, "python")
+    peer = submitit_rate(cwd, same, tasks)
+    if peer:
+        ours = rate(cwd, same, tasks)
+        print(f"| tasks/s, {tasks} tasks that start a Python; submitit's job array | {ours:.1f}; {peer:.1f} | |")
+        print(f"| ours / submitit | {ours / peer:.1f} | |", flush=True)
 
 
 def submitit_rate(cwd: Path, site: Path, tasks: int) -> float | None:
