@@ -161,6 +161,23 @@ def test_death_of_parsls_interchange_is_noticed_and_nothing_stays(tmp_path):
     wait_for(lambda: processes_of(run) == [], "the end of the run's processes")
 
 
+def test_worker_pool_that_is_killed_is_started_again(tmp_path):
+    run = tmp_path / "run"
+    driver = start_hpc_kit(*SUBMIT, "--set", "train.epochs=150", "--set", "seeds=[0]", "--run", "run", cwd=tmp_path)
+    wait_for(lambda: epochs_written(run) >= 2, "training")
+    [pool] = [p for p in psutil.process_iter(["cmdline"]) if _is_pool_of(p, driver.pid)]
+    pool.kill()
+    assert driver.wait(120) == 0, (tmp_path / "driver.log").read_text()
+    assert ledger_states(run) == ["submitted", "started", "lost", "submitted", "started", "done"]
+    assert epochs_written(run) == 150 and processes_of(run) == []
+
+
+def _is_pool_of(process: psutil.Process, driver: int) -> bool:
+    """Tell whether this is the worker pool (not the shell around it) that a driver has started."""
+    words = process.info["cmdline"] or []
+    return words[1:3] == ["-m", "hpc_kit.sites.pool"] and driver in [parent.pid for parent in process.parents()]
+
+
 def test_second_driver_is_refused(tmp_path):
     driver = start_hpc_kit(*SUBMIT, *LONG, "--run", "run", cwd=tmp_path)
     wait_for(lambda: epochs_written(tmp_path / "run") >= 1, "training")

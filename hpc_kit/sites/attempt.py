@@ -16,6 +16,7 @@ from hpc_kit.spec.walltime import in_seconds
 
 BLOCK_END = "HPC_KIT_BLOCK_END"  # seconds since 1970 on the node's clock: when the scheduler ends the block
 BLOCK_ENDING = "HPC_KIT_BLOCK_ENDING"  # a file on the node that is there once the block has been told to end
+RELEASE_S = 60.0  # for the process of an attempt before, whose worker was lost, to write its checkpoint and end
 NODES = "PARSL_MPI_NODELIST"  # the nodes that Parsl gives to a task of several
 
 
@@ -35,6 +36,9 @@ def run_attempt(
     block = os.environ.get("PARSL_WORKER_BLOCK_ID")
     if not local and (time.time() + limit > end or Path(os.environ.get(BLOCK_ENDING, "/nowhere")).exists()):
         return {"attempt": attempt, "exit_code": None, "ended": "no time", "block": block}
+    until = time.monotonic() + RELEASE_S
+    while directory.lock.is_held() and time.monotonic() < until:
+        time.sleep(0.5)
     nodes = os.environ.get(NODES, "").split(",") if task.resources.nodes > 1 else []
     if site.launcher == "openmpi" and nodes:
         write_atomically(directory.hostfile, hostfile_text(task.resources, nodes).encode())

@@ -42,12 +42,10 @@ def run_pool(gpus_a_task: int, arguments: list[str]) -> int:
         argv += ["--available-accelerators", *shares(found, gpus_a_task)]
     own = {name for names in LAUNCHERS.values() for name in names}  # of the step this pool is in, not of its tasks
     environment = {name: value for name, value in os.environ.items() if name not in own}
-    pool = subprocess.Popen(
-        argv, env=environment | {BLOCK_ENDING: str(ending)}, start_new_session=True, preexec_fn=_deaf
-    )
+    pool = subprocess.Popen(argv, env=environment | {BLOCK_ENDING: str(ending)}, preexec_fn=_deaf)
     stay_until = None
     while pool.poll() is None:
-        tasks = _tasks(pool.pid)
+        tasks = _tasks()
         if warned and stay_until is None:
             ending.touch()
             for task in tasks:
@@ -56,7 +54,7 @@ def run_pool(gpus_a_task: int, arguments: list[str]) -> int:
         if stay_until is not None and not tasks and time.monotonic() > stay_until:
             pool.kill()
         time.sleep(POLL_S)
-    end_processes(lambda: _tasks(pool.pid), GRACE_S)
+    end_processes(_tasks, GRACE_S)
     end_processes(lambda: _living(psutil.Process().children(recursive=True)), PARSL_GRACE_S)
     return pool.returncode
 
@@ -73,12 +71,12 @@ def shares(gpus: list[str], gpus_a_task: int) -> list[str]:
     return [",".join(gpus[i : i + gpus_a_task]) for i in starts]
 
 
-def _tasks(pool: int) -> list[psutil.Process]:
-    """Return what leads the session of each task under the pool (the pool leads its own)."""
+def _tasks() -> list[psutil.Process]:
+    """Return what leads the session of each task under the pool, which has none of its own."""
     found = []
     for process in _living(psutil.Process().children(recursive=True)):
         try:
-            if process.pid != pool and os.getsid(process.pid) == process.pid:
+            if os.getsid(process.pid) == process.pid:
                 found.append(process)
         except OSError:
             continue  # it ended meanwhile

@@ -89,7 +89,7 @@ class ThroughParsl:
             self.window = max(64, 2 * blocks.blocks * blocks.slots)
         self._executor = self._config.executors[0]
         self._jobs_at_work: set[str] = set()  # blocks that have started a task
-        self._refusals = self._next_try = 0
+        self._refusals = self._next_try = self._idle_pools = 0
 
     def __enter__(self) -> "ThroughParsl":
         import parsl
@@ -113,6 +113,7 @@ class ThroughParsl:
         """
         self._check_interchange()
         if self._batch is None:
+            self._keep_pool()
             return
         plan, provider = self._batch.plan, self._batch
         self._note_ends()
@@ -127,6 +128,7 @@ class ThroughParsl:
 
     def started(self, job: str | None) -> None:
         """Learn that a task has started in a block."""
+        self._idle_pools = 0
         if job:
             self._jobs_at_work.add(job)
 
@@ -161,6 +163,21 @@ class ThroughParsl:
         if self._executor.interchange_proc.poll() is not None:
             self._executor.set_bad_state_and_fail_all(RuntimeError("Parsl's interchange died"))
             raise WorkError("Parsl's interchange died; 'hpc_kit resume' goes on")
+
+    def _keep_pool(self) -> None:
+        """Start this machine's worker pool again where it has died, as one does that the kernel killed for memory.
+
+        Raises WorkError where pools die without having started a task.
+        """
+        pools = self._executor.provider.resources
+        if not pools or any(pool.poll() is None for pool in pools.values()):
+            return
+        self._idle_pools += 1
+        if self._idle_pools >= FALSE_STARTS:
+            code = list(pools.values())[-1].returncode
+            raise WorkError(f"{FALSE_STARTS} worker pools in a row died, the last with exit code {code}")
+        self._executor.provider.cancel(list(pools))  # what the dead one has left behind
+        self._executor.scale_out_facade(1)
 
     def _is_over(self, job: str) -> bool:
         return job in self._batch.ended_by_us or self._batch.followed.is_over(job)
