@@ -1,6 +1,8 @@
 """What the tests on schedulers share: a run on a site, watched from outside as a user would."""
 
+import functools
 import json
+import tempfile
 import time
 from pathlib import Path
 
@@ -81,14 +83,19 @@ class SiteRun:
         assert all((self.path / "tasks" / task / "done.json").exists() for task in tasks)
 
 
-def undisturbed(folder: Path, *overrides: str) -> dict[str, list[float]]:
+def undisturbed(*overrides: str) -> dict[str, list[float]]:
     """Return the losses of the same tasks, trained here without a scheduler; resources change none of them."""
-    kept = [text for text in overrides if not text.startswith("resources.")]
-    words = ["run", "quickstart", "--run", "undisturbed", *set_options([*SMALL, *kept])]
-    out = hpc_kit(*words, cwd=folder)
-    assert out.returncode == 0, out.stderr
-    run = SiteRun(folder, name="undisturbed")
-    return run.losses()
+    return _alone(*(text for text in overrides if not text.startswith("resources.")))
+
+
+@functools.cache
+def _alone(*overrides: str) -> dict[str, list[float]]:
+    """Train once for all tests that want the same."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["run", "quickstart", "--run", "undisturbed", *set_options([*SMALL, *overrides])]
+        out = hpc_kit(*words, cwd=Path(folder))
+        assert out.returncode == 0, out.stderr
+        return SiteRun(Path(folder), name="undisturbed").losses()
 
 
 def same(losses: dict[str, list[float]], others: dict[str, list[float]], exactly: bool = True) -> None:

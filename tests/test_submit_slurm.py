@@ -22,7 +22,7 @@ def test_two_nodes_of_two_ranks_train_to_the_losses_of_one(slurm, tmp_path):
     run = SiteRun(tmp_path).start(*over)
     run.end()
     run.done_once()
-    same(run.losses(), undisturbed(tmp_path, *over), exactly=False)
+    same(run.losses(), undisturbed(*over), exactly=False)
     log = next(run.path.glob("tasks/*/log.txt")).read_text()
     assert "4 ranks (srun)" in log
     assert run.blocks()[-1]["evidence"].endswith("gpua[001-002]")
@@ -52,7 +52,7 @@ def test_dead_node_is_named_and_its_task_goes_on_elsewhere(slurm, tmp_path):
     assert (
         f"started: attempt 2, after node_failure: a node of its block {job}" in (tmp_path / "driver.log").read_text()
     )
-    same(run.losses(), undisturbed(tmp_path, *ONE))
+    same(run.losses(), undisturbed(*ONE))
 
 
 def test_scancel_behind_our_back_is_named_and_left_to_the_user(slurm, tmp_path):
@@ -67,7 +67,7 @@ def test_scancel_behind_our_back_is_named_and_left_to_the_user(slurm, tmp_path):
     assert slurm.jobs() == []
     run.resume().end()
     run.done_once()
-    same(run.losses(), undisturbed(tmp_path, *ONE))
+    same(run.losses(), undisturbed(*ONE))
 
 
 @pytest.mark.parametrize("partition", ["cpu-preempt", "cpu-cancel"])
@@ -83,7 +83,7 @@ def test_preempted_task_goes_on_from_its_checkpoint(slurm, tmp_path, partition):
     subprocess.run(["scancel", urgent], check=True)
     run.end()
     run.done_once()
-    same(run.losses(), undisturbed(tmp_path, *ONE))
+    same(run.losses(), undisturbed(*ONE))
 
 
 def test_task_that_reaches_its_walltime_goes_on_and_says_how_far_it_was(slurm, tmp_path):
@@ -98,7 +98,7 @@ def test_task_that_reaches_its_walltime_goes_on_and_says_how_far_it_was(slurm, t
     assert len(ends) > 1 and {end["state"] for end in ends[:-1]} == {"time_limit"}
     assert "raise resources.walltime or lower train.epochs: it had done" in ends[0]["hint"]
     assert "of 100 epochs" in ends[0]["hint"]
-    same(run.losses(), undisturbed(tmp_path, *over))
+    same(run.losses(), undisturbed(*over))
 
 
 def test_block_that_slurm_ends_for_time_is_named(slurm, tmp_path):
@@ -125,7 +125,7 @@ def test_killed_driver_leaves_nothing_behind_that_resume_does_not_find(slurm, tm
     run.resume().end()
     run.done_once()
     assert slurm.jobs() == []
-    same(run.losses(), undisturbed(tmp_path, *over))
+    same(run.losses(), undisturbed(*over))
 
 
 def test_cancel_without_a_driver_empties_the_queue(slurm, tmp_path):
@@ -244,7 +244,7 @@ def test_node_whose_clock_is_wrong_loses_nothing(slurm, tmp_path, offset):
     run = SiteRun(tmp_path, site=site).start(*over)
     run.end()
     run.done_once()
-    same(run.losses(), undisturbed(tmp_path, *over))
+    same(run.losses(), undisturbed(*over))
     times = [line["started_at"] for path in run.path.glob("tasks/*/epochs.jsonl") for line in read_lines(path)]
     assert abs(times[0] - run.ledger()[0]["time"]) > 10_000  # it really was wrong
 

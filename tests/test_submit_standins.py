@@ -67,7 +67,7 @@ def test_ranks_over_two_nodes_train_to_the_losses_of_one(server, site, tmp_path)
     run = start(tmp_path, site, *over)
     run.end()
     run.done_once()
-    same(run.losses(), undisturbed(tmp_path, *over), exactly=False)
+    same(run.losses(), undisturbed(*over), exactly=False)
 
 
 def test_job_deleted_behind_our_back_is_named(server, site, tmp_path):
@@ -80,7 +80,7 @@ def test_job_deleted_behind_our_back_is_named(server, site, tmp_path):
     assert end["state"] == "cancelled" and f"its block {job} was cancelled, not by this run" in end["reason"]
     run.resume().end()
     run.done_once()
-    same(run.losses(), undisturbed(tmp_path, *ONE))
+    same(run.losses(), undisturbed(*ONE))
 
 
 def test_failed_node_is_named_and_the_task_goes_on(server, site, tmp_path):
@@ -91,7 +91,7 @@ def test_failed_node_is_named_and_the_task_goes_on(server, site, tmp_path):
     run.end()
     run.done_once()
     assert run.ends()[0]["state"] in ("node_failure", "lost") and run.ends()[0]["again"]
-    same(run.losses(), undisturbed(tmp_path, *ONE))
+    same(run.losses(), undisturbed(*ONE))
 
 
 def test_silent_scheduler_changes_nothing(server, site, tmp_path):
@@ -115,7 +115,7 @@ def test_job_that_vanishes_loses_no_task(server, site, tmp_path):
     server.inject("lose-job", job)
     run.end()
     run.done_once()
-    same(run.losses(), undisturbed(tmp_path, *ONE))
+    same(run.losses(), undisturbed(*ONE))
 
 
 def test_killed_driver_leaves_a_block_that_resume_ends(server, site, tmp_path):
@@ -126,7 +126,7 @@ def test_killed_driver_leaves_a_block_that_resume_ends(server, site, tmp_path):
     run.driver.wait()
     run.resume().end()
     run.done_once()
-    same(run.losses(), undisturbed(tmp_path, *ONE))
+    same(run.losses(), undisturbed(*ONE))
 
 
 def test_refused_block_is_the_users_error(server, site, tmp_path):
@@ -145,7 +145,7 @@ def test_preempted_job_of_pbs_goes_on(pbs, tmp_path):
     run.end()
     run.done_once()
     assert run.ends()[0]["again"]
-    same(run.losses(), undisturbed(tmp_path, *ONE))
+    same(run.losses(), undisturbed(*ONE))
 
 
 def test_malformed_answers_of_pbs_lose_nothing(pbs, tmp_path):
