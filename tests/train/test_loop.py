@@ -122,18 +122,25 @@ def test_seed_decides_the_losses(tmp_path):
 
 
 def test_accumulating_four_small_batches_equals_one_large_one(tmp_path):
-    large = run_small(tmp_path / "large", "train.batch_size=32", "train.optimizer=sgd", "train.learning_rate=1e-4")
+    large = run_small(tmp_path / "large", "train.batch_size=32", "train.optimizer=sgd", "train.learning_rate=1e-6")
     small = run_small(
         tmp_path / "small",
-        "train.batch_size=8", "train.accumulate=4", "train.optimizer=sgd", "train.learning_rate=1e-4",
+        "train.batch_size=8", "train.accumulate=4", "train.optimizer=sgd", "train.learning_rate=1e-6",
     )  # fmt: skip
     assert [x for x, _ in losses(small)] == pytest.approx([x for x, _ in losses(large)], rel=1e-4)
 
 
 def test_clipping_bounds_the_step(tmp_path):
-    free = run_small(tmp_path / "free", "train.optimizer=sgd", "train.momentum=0", "train.epochs=1")
+    free = run_small(
+        tmp_path / "free", "train.optimizer=sgd", "train.momentum=0", "train.epochs=1", "train.learning_rate=1e-5"
+    )
     held = run_small(
-        tmp_path / "held", "train.optimizer=sgd", "train.momentum=0", "train.epochs=1", "train.clip=1e-9"
+        tmp_path / "held",
+        "train.optimizer=sgd",
+        "train.momentum=0",
+        "train.epochs=1",
+        "train.learning_rate=1e-5",
+        "train.clip=1e-9",
     )
     torch.manual_seed(0)
     start = loop.build_model(held.read_task().model, Graph()).state_dict()

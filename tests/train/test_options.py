@@ -19,7 +19,7 @@ from hpc_kit.files import read_lines
 from hpc_kit.spec.errors import InputError, WorkError
 from hpc_kit.spec.job import Graph
 
-SGD = ("train.optimizer=sgd", "train.momentum=0")
+SGD = ("train.optimizer=sgd", "train.momentum=0", "train.learning_rate=1e-5")
 
 
 def metrics(task) -> dict:
