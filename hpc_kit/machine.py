@@ -4,6 +4,7 @@ import ctypes
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,17 @@ def visible_gpus() -> list[str]:
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [name.strip() for name in chosen.split(",") if name.strip() and name.strip() != "-1"]
-    return [str(i) for i, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
+    return [str(i) for i, _ in enumerate(gpu_devices())]
+
+
+def gpu_devices() -> list[Path]:
+    """Return the device files of the NVIDIA GPUs that this process sees, whether or not a driver answers for them."""
+    return sorted(Path("/dev").glob("nvidia[0-9]*"))
+
+
+def image_lock() -> str | None:
+    """Return the lock of the image this process runs in, as it was built; None outside of one."""
+    return read_text(Path(sys.prefix) / "image.lock")
 
 
 def gpus() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

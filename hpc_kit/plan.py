@@ -11,10 +11,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from hpc_kit import machine
 from hpc_kit.data.manifest import Manifest, read_manifest
 from hpc_kit.data.split_file import resolve_split
 from hpc_kit.files import file_sha256
 from hpc_kit.spec.errors import InputError, allowed
+from hpc_kit.spec.image import image_file
 from hpc_kit.spec.job import Data, Job, JobFile, Prepare, Resources, Track
 from hpc_kit.spec.models import Model
 from hpc_kit.spec.shipped import shipped_folder
@@ -173,7 +175,16 @@ def _prepare_task(job: Job) -> Task:
 
 
 def _image(job: Job) -> str | None:
-    return None if job.image is None else str(Path(job.image).expanduser().resolve())
+    """Return the file of the job's image; None without one, and inside of it: there it is the environment at hand."""
+    inside = machine.image_lock()
+    if job.image is None:
+        return None
+    file = image_file(job.image)
+    if inside is not None:
+        if (name := json.loads(inside)["image"]) != file.stem:
+            raise InputError(f"image: the job asks for {job.image} and this is inside of {name}")
+        return None
+    return str(file)
 
 
 def _digest(content: dict[str, Any]) -> str:

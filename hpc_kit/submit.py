@@ -1,7 +1,6 @@
-"""The driver: takes a run's unfinished tasks to workers, keeps the ledger, starts again what outside causes ended,
-and leaves nothing running behind.
+"""The driver of a run: takes it up where an earlier one left it, and leaves nothing running behind.
 
-Not for: what a task does (task.py), where attempts run (sites/workers.py) or what their ends mean (sites/outcome.py).
+Not for: following its tasks (drive.py), or what a task does (task.py).
 """
 
 import contextlib
@@ -10,32 +9,28 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from hpc_kit.plan import Plan, Task
+from hpc_kit.drive import RELEASE_S, Drive, last_line, last_marker
+from hpc_kit.files import write_json
+from hpc_kit.images.sif import misfits, read_image
+from hpc_kit.plan import Plan
 from hpc_kit.runs.blocks import BlockLog
 from hpc_kit.runs.layout import RunDir, TaskDir
-from hpc_kit.runs.ledger import Entry, Ledger
-from hpc_kit.runs.process import GRACE_S, end_session, is_alive
+from hpc_kit.runs.ledger import Ledger
+from hpc_kit.runs.process import end_session, is_alive
 from hpc_kit.runs.status import Statuses, TaskStatus
-from hpc_kit.sites.outcome import AGAIN, End, judge, needs_record
+from hpc_kit.sites.outcome import judge
 from hpc_kit.sites.policy import BlockPlan, plan_blocks, problems, slots
-from hpc_kit.sites.scheduler import ENDED, SchedulerError
+from hpc_kit.sites.scheduler import SchedulerError
 from hpc_kit.sites.schedulers import scheduler_of
 from hpc_kit.sites.workers import OwnThread, ThroughParsl, end_leftovers
 from hpc_kit.spec.errors import InputError, WorkError
 from hpc_kit.spec.site import Site
 
-POLL_S = 0.5
-BEAT_S = 10.0
-RELEASE_S = 5.0
-RECORD_WITHIN_S = 60.0  # how long a block's accounting may lag behind the end of an attempt
-IDLE_ATTEMPTS = 2  # a task that outside causes end so often in a row without getting further fails
-FALSE_STARTS = 10
 DETACHED_WITHIN_S = 60.0
 Show = Callable[[list[TaskStatus]], None]
 
@@ -57,12 +52,13 @@ def drive(run: RunDir, plan: Plan, site: Site, show: Show, parsl: bool = True) -
     try:
         if parsl:
             _end_blocks(run, site)
+        _keep_image(run, plan)
         ledger = _open_ledger(run, plan)
         todo = [task for task in plan.tasks if ledger.tasks[task.id].state != "done"]
         statuses = Statuses(run, plan, ledger)
         if todo:
             pool = ThroughParsl(run, plan, site, len(todo)) if parsl else OwnThread()
-            with _cancel_on_signals(run), _Drive(run, ledger, pool, todo) as drive, pool:
+            with _cancel_on_signals(run), Drive(run, ledger, pool, todo) as drive, pool:
                 drive.follow(lock.beat, lambda: show(statuses.all()))
         states = statuses.all()
         show(states)
@@ -76,16 +72,18 @@ def drive(run: RunDir, plan: Plan, site: Site, show: Show, parsl: bool = True) -
 
 
 def prepare(site: Site, plan: Plan) -> tuple[BlockPlan | None, list[str]]:
-    """Return the blocks that a plan's tasks need and every limit of the site that they violate; None: no blocks.
+    """Return the blocks that a plan's tasks need (None: no blocks) and what speaks against them: limits of the site
+    that they violate, an image made for something else.
 
-    Raises InputError where not even one task fits.
+    Raises InputError where not even one task fits, or the image cannot be read.
     """
-    resources = plan.tasks[0].resources
+    resources, image = plan.tasks[0].resources, plan.tasks[0].image
+    unfit = misfits(read_image(Path(image)), site, resources.gpus_per_rank > 0) if image else []
     if site.scheduler == "local":
         slots(site, resources)
-        return None, []
+        return None, unfit
     blocks = plan_blocks(site, resources, len(plan.tasks))
-    return blocks, problems(site, resources, blocks)
+    return blocks, [*unfit, *problems(site, resources, blocks)]
 
 
 def ask_blocks(run: RunDir) -> list[dict[str, Any]]:
@@ -157,6 +155,20 @@ def _end_blocks(run: RunDir, site: Site) -> list[str]:
     return end_leftovers(site, scheduler, run, log)
 
 
+def _keep_image(run: RunDir, plan: Plan) -> None:
+    """Write down which file the tasks run in. Raises InputError where it is not the one the run began with."""
+    if plan.tasks[0].image is None:
+        return
+    found, before = read_image(Path(plan.tasks[0].image)), run.read_image()
+    if before and before["sha256"] != found.sha256:
+        raise InputError(
+            f"{found.path}: has been built again since this run began: put the file back whose sha256 is"
+            f" {before['sha256']}, or submit anew"
+        )
+    if not before:
+        write_json(run.image_file, found.as_json())
+
+
 def _open_ledger(run: RunDir, plan: Plan) -> Ledger:
     """Bring the ledger in step with what an earlier driver left: finished tasks, and processes it left running."""
     run.cancel_request.unlink(missing_ok=True)
@@ -175,19 +187,9 @@ def _open_ledger(run: RunDir, plan: Plan) -> Ledger:
         _end_leftover(folder)
         if entry.state in ("submitted", "started"):
             lost = "its driver died before it ended"
-            end = judge(False, _marker(folder, entry), _last_line(folder), None, lost, "")
+            end = judge(False, last_marker(folder, entry), last_line(folder), None, lost, "")
             ledger.end(task_id, end.state, end.reason, end.exit_code)
     return ledger
-
-
-def _marker(folder: TaskDir, entry: Entry) -> dict[str, Any]:
-    """Return exit.json of the task's last attempt, {} where that one left none."""
-    marker = folder.read_exit()
-    return marker if marker.get("attempt") == entry.attempt else {}
-
-
-def _last_line(folder: TaskDir) -> str:
-    return next(iter(folder.log_tail(1)), "")
 
 
 def _end_leftover(folder: TaskDir) -> None:
@@ -207,174 +209,6 @@ def _end_leftover(folder: TaskDir) -> None:
                     f"{folder.path}: process {holder.get('pid')} on {holder.get('host')} still works here; end it"
                 )
             time.sleep(0.1)
-
-
-class _Drive:
-    """The tasks of one drive: those that wait, those under way, and those that have ended and nobody knows yet
-    why."""
-
-    def __init__(self, run: RunDir, ledger: Ledger, pool: OwnThread | ThroughParsl, todo: list[Task]):
-        self._run, self._ledger, self._pool = run, ledger, pool
-        self._tasks = {task.id: task for task in todo}
-        self._waiting = deque(self._tasks)
-        self._futures: dict[Future, str] = {}
-        self._jobs: dict[str, str | None] = {}  # the block each attempt runs in
-        self._open: dict[str, tuple[str, float]] = {}  # task -> what was noticed, until when to wait for the cause
-        self._reached: dict[str, tuple] = {}
-        self._starts: Counter[str] = Counter()  # of this drive
-        self._false_starts: Counter[str] = Counter()  # times that a worker took it and did not start it
-        self._idle: Counter[str] = Counter()  # attempts in a row that got no further
-        self._give_up: float | None = None
-
-    def __enter__(self) -> "_Drive":
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, *_) -> None:
-        """Write down what could not be followed to its end."""
-        for task_id in [*self._futures.values(), *self._open]:
-            done = self._run.task(task_id).is_done()
-            state, reason = ("done", "") if done else ("lost", f"its driver gave up: {error}")
-            with contextlib.suppress(OSError):  # a full disk has been reported already
-                self._ledger.end(task_id, state, reason)
-
-    def follow(self, beat: Callable[[], None], show: Callable[[], None]) -> None:
-        """Start tasks, write the ledger as they start and end, start again those that outside causes ended."""
-        next_beat = next_show = 0.0
-        while self._futures or self._waiting or self._open:
-            now = time.monotonic()
-            if now >= next_beat:
-                beat()
-                next_beat = now + BEAT_S
-            cancelled = self._run.cancel_request.exists()
-            if cancelled:
-                self._drop_waiting()
-            else:
-                self._pool.tend(len(self._futures) + len(self._waiting), len(self._open))
-                self._fill()
-            self._collect(cancelled)
-            if cancelled:
-                self._drop_not_started()
-            if now >= next_show:
-                self._note_starts()
-                show()
-                next_show = time.monotonic() + POLL_S
-            if self._futures or self._open:
-                wait(list(self._futures), POLL_S, FIRST_COMPLETED) if self._futures else time.sleep(POLL_S)
-
-    def _fill(self) -> None:
-        """Hand out as many waiting tasks as the workers need to stay busy."""
-        fresh = []
-        while self._waiting and len(self._futures) + len(fresh) < self._pool.window:
-            fresh.append(self._waiting.popleft())
-        self._ledger.submit(task_id for task_id in fresh if self._ledger.tasks[task_id].state != "submitted")
-        for task_id in fresh:
-            folder = self._run.task(task_id)
-            self._reached[task_id] = folder.reached()
-            attempt = self._ledger.tasks[task_id].attempt
-            self._futures[self._pool.submit(str(folder.path), attempt)] = task_id
-
-    def _drop_waiting(self) -> None:
-        """Start nothing more: a task that waits for its next attempt has had its last."""
-        for task_id in self._waiting:
-            if self._ledger.tasks[task_id].state in (*AGAIN, "submitted"):
-                self._ledger.end(task_id, "cancelled", "on request")
-        self._waiting.clear()
-        self._give_up = self._give_up or time.monotonic() + GRACE_S + 4 * RELEASE_S
-
-    def _drop_not_started(self) -> None:
-        """Wait for no worker that has not begun: its block may still be in the queue."""
-        self._note_starts()
-        for future, task_id in list(self._futures.items()):
-            if self._ledger.tasks[task_id].state == "submitted":
-                del self._futures[future]
-                self._ledger.end(task_id, "cancelled", "on request")
-
-    def _note_starts(self) -> None:
-        for task_id in self._futures.values():
-            entry = self._ledger.tasks[task_id]
-            if entry.state == "submitted":
-                self._note_start(task_id)
-
-    def _note_start(self, task_id: str) -> None:
-        process = self._run.task(task_id).read_process()
-        if process.get("attempt") == self._ledger.tasks[task_id].attempt:
-            self._ledger.start(task_id, {"host": process["host"], "job": process["job"]})
-            self._jobs[task_id] = process["job"]
-            self._pool.started(process["job"])
-
-    def _collect(self, cancelled: bool) -> None:
-        for future, task_id in list(self._futures.items()):
-            if future.done():
-                del self._futures[future]
-                if self._ledger.tasks[task_id].state == "submitted":
-                    self._note_start(task_id)
-                self._take(task_id, future, cancelled)
-            elif self._ledger.tasks[task_id].state == "started" and self._pool.is_over(self._jobs.get(task_id)):
-                del self._futures[future]  # its worker is gone, which Parsl notices later
-                self._open[task_id] = ("its block has ended", time.monotonic() + RECORD_WITHIN_S)
-        for task_id in list(self._open):
-            self._settle(task_id, cancelled)
-        if self._give_up is not None and time.monotonic() > self._give_up:
-            for task_id in [*self._futures.values(), *self._open]:
-                self._ledger.end(task_id, "cancelled", "its worker did not answer the request to cancel")
-            self._futures.clear()
-            self._open.clear()
-
-    def _take(self, task_id: str, future: Future, cancelled: bool) -> None:
-        """Take what a worker said of an attempt, or that it said nothing."""
-        folder, entry = self._run.task(task_id), self._ledger.tasks[task_id]
-        said, error = (None, future.exception()) if future.exception() else (future.result(), None)
-        if said and said["ended"] == "no time":
-            self._pool.refuses(said["block"])
-        elif error and not type(error).__module__.startswith("parsl."):
-            what = "could not be started" if entry.state == "submitted" else "its worker could not go on"
-            self._write(task_id, End("failed", f"{what}: {type(error).__name__}: {error}"))
-            return
-        marker = _marker(folder, entry)
-        never_started = entry.state == "submitted" and not marker and not folder.is_done()
-        if never_started and not cancelled:
-            self._false_starts[task_id] += 1
-            if self._false_starts[task_id] < FALSE_STARTS:
-                self._waiting.appendleft(task_id)
-            else:
-                self._write(task_id, End("failed", f"no worker has started it in {FALSE_STARTS} tries: {error}"))
-        elif never_started:
-            self._write(task_id, End("cancelled", "on request"))
-        else:
-            noticed = f"its worker was lost: {error}" if error else ""
-            self._open[task_id] = (noticed, time.monotonic() + RECORD_WITHIN_S)
-            self._settle(task_id, cancelled)
-
-    def _settle(self, task_id: str, cancelled: bool) -> None:
-        """Write down how an attempt ended, once its block's record is in where that is needed."""
-        folder, (noticed, until) = self._run.task(task_id), self._open[task_id]
-        marker, done, record = _marker(folder, self._ledger.tasks[task_id]), folder.is_done(), None
-        if needs_record(done, marker, _last_line(folder)):
-            record = self._pool.record(self._jobs.get(task_id))
-            if record is not None and record.state not in ENDED and time.monotonic() < until and not cancelled:
-                return
-        del self._open[task_id]
-        self._write(task_id, judge(done, marker, _last_line(folder), record, noticed, self._progress(task_id)))
-
-    def _write(self, task_id: str, end: End) -> None:
-        again = end.state in AGAIN and not self._run.cancel_request.exists()
-        reason = end.reason
-        if again:
-            further = self._run.task(task_id).reached() != self._reached[task_id]
-            self._idle[task_id] = 0 if further else self._idle[task_id] + 1
-            self._starts[task_id] += 1
-            allowed = self._tasks[task_id].resources.retries
-            if self._starts[task_id] > allowed:
-                again, reason = False, f"{reason} (after {allowed} retries)"
-            elif self._idle[task_id] >= (1 if end.state == "time_limit" else IDLE_ATTEMPTS):
-                again, reason = False, f"{reason} ({self._idle[task_id]} times in a row without getting further)"
-        self._ledger.end(task_id, end.state, reason, end.exit_code, again, end.hint, end.evidence)
-        if again:
-            self._waiting.append(task_id)
-
-    def _progress(self, task_id: str) -> str:
-        folder, train = self._run.task(task_id), self._tasks[task_id].train
-        return f"{folder.epochs_done()} of {train.epochs} epochs" if train else "nothing that is counted"
 
 
 @contextlib.contextmanager

@@ -1,11 +1,12 @@
 """What a submission is going to do: tasks, limits, cost, the script of a block and every command line."""
 
+import shlex
 from pathlib import Path
 
 from hpc_kit.plan import Plan
 from hpc_kit.report.sites import print_estimate
 from hpc_kit.runs.layout import RunDir
-from hpc_kit.sites.launch import shell_line, task_command, task_environment
+from hpc_kit.sites.launch import check_command, shell_line, task_command, task_environment
 from hpc_kit.sites.policy import BlockPlan, estimate, notes, slots
 from hpc_kit.sites.schedulers import scheduler_of
 from hpc_kit.sites.script import block_script, make_block, on_each_node, pool_command
@@ -39,7 +40,8 @@ def example_script(site: Site, plan: Plan, run: RunDir, blocks: BlockPlan) -> st
     block = make_block(site, blocks, "hk-KEY-0", folder)
     command = pool_command(resources)
     command = on_each_node(site, block, command) if resources.nodes == 1 else command
-    return block_script(scheduler_of(site, folder), site, block, command)
+    check = shlex.join(check_command(site, plan.tasks[0], run.task(plan.tasks[0].id).path))
+    return block_script(scheduler_of(site, folder), site, block, command, check)
 
 
 def _indented(text: str) -> str:

@@ -6,7 +6,6 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from hpc_kit.sites.check import Check
 from hpc_kit.sites.policy import Estimate
 from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.site import Site, load_site
@@ -57,11 +56,3 @@ def print_site(site: Site, console: Console) -> None:
             table.add_row(f"{name} *" if name == site.partition else name, *row)
         console.print(table)
         print("* where nothing else is said" if site.partition else "choose one with --partition")
-
-
-def print_checks(checks: list[Check], console: Console) -> None:
-    """Print one line a check."""
-    table = Table("check", "", "seen", "what to do")
-    for c in checks:
-        table.add_row(c.name, c.state, c.seen, c.do)
-    console.print(table)

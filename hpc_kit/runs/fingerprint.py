@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from hpc_kit import __version__, machine
+from hpc_kit.files import file_sha256
 
 SCHEMA = 1
 _PACKAGES = ("numpy", "h5py", "ase", "vesin", "parsl", "torch-geometric", "mpi4py", "deephyper", "dgl")
 _VARIABLES = re.compile(r"^(NCCL_|FI_|OMP_|KMP_|MKL_|OPENBLAS_|UCX_|PYTORCH_|TORCH_|CUDA_(?!VISIBLE)|HDF5_|MPICH_)")
+IMAGE_SHA256 = "HPC_KIT_IMAGE_SHA256"  # the variable that tells a task what the file is that it runs in
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD")
 
 
@@ -42,7 +44,7 @@ def collect(work: dict[str, Any], torch_facts: dict[str, Any]) -> dict[str, Any]
         "software": {
             "hpc_kit": __version__,
             "git_commit": _git_commit(),
-            "image": os.environ.get("APPTAINER_NAME"),
+            "image": _image(),
             "python": platform.python_version(),
             "kernel": platform.release(),
             "libc": " ".join(platform.libc_ver()),
@@ -65,6 +67,7 @@ def collect(work: dict[str, Any], torch_facts: dict[str, Any]) -> dict[str, Any]
             "gpus": gpus_now,
             "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
             "load_average": list(os.getloadavg()),
+            "image_sha256": _image_sha256(),
             "working_directory": str(Path.cwd()),
         },
     }
@@ -94,6 +97,21 @@ def _environment() -> dict[str, str]:
     """Return the variables that change timings; of a value that is a path only its last part."""
     chosen = {k: v for k, v in sorted(os.environ.items()) if _VARIABLES.match(k) and not _SECRET.search(k)}
     return {k: re.sub(r"(?:/[^/:,\s]+)*/([^/:,\s]*)", r"\1", v) for k, v in chosen.items()}
+
+
+def _image() -> dict[str, str] | None:
+    """Return the name of the image this runs in and the hash of its lock: what decides about its timings."""
+    lock = machine.image_lock()
+    if lock is None:
+        return None
+    return {"name": json.loads(lock)["image"], "lock_sha256": hashlib.sha256(f"{lock}\n".encode()).hexdigest()}
+
+
+def _image_sha256() -> str | None:
+    """Return the hash of the image's file: as the submission said, or of the file itself where it is seen in here."""
+    file = Path(os.environ.get("APPTAINER_CONTAINER", ""))
+    told = os.environ.get(IMAGE_SHA256)
+    return told or (file_sha256(file) if file.is_file() else None)
 
 
 def _git_commit() -> str | None:

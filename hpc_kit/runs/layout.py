@@ -100,6 +100,7 @@ class RunDir:
     plan_file = property(lambda self: self.path / "plan.json")
     job_file = property(lambda self: self.path / "job.yaml")
     site_file = property(lambda self: self.path / "site.yaml")
+    image_file = property(lambda self: self.path / "image.json")
     ledger = property(lambda self: self.path / "ledger.jsonl")
     parsl = property(lambda self: self.path / "parsl")
     blocks = property(lambda self: self.path / "blocks.jsonl")
@@ -130,6 +131,10 @@ class RunDir:
         except (OSError, ValueError) as error:
             raise InputError(f"{self.plan_file}: cannot be read: {error}") from None
         return _checked(Plan, fields, self.plan_file)
+
+    def read_image(self) -> dict[str, Any]:
+        """Return what image.json says of the image that the tasks run in; {} without one."""
+        return _read_json(self.image_file)
 
     def read_site(self) -> Site:
         """Read the site this run was submitted to."""

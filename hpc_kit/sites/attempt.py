@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc_kit.files import write_atomically
+from hpc_kit.runs.fingerprint import IMAGE_SHA256
 from hpc_kit.runs.layout import TaskDir
 from hpc_kit.runs.process import supervise
 from hpc_kit.sites.launch import hostfile_text, task_command, task_environment
@@ -44,6 +45,8 @@ def run_attempt(
         write_atomically(directory.hostfile, hostfile_text(task.resources, nodes).encode())
     argv = task_command(site, task, directory.path, nodes)
     environment = task_environment(site, task.resources)
+    if sha256 := directory.run.read_image().get("sha256"):
+        environment[IMAGE_SHA256] = sha256
     deadline = end if local else time.time() + limit
     return supervise(argv, environment, folder, attempt, driver, deadline if deadline < float("inf") else None) | {
         "block": block

@@ -6,14 +6,15 @@ Not for: whether a job fits (policy.py).
 import os
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import psutil
 
+from hpc_kit.checks import Check
+from hpc_kit.images.sif import misfits, read_image
 from hpc_kit.sites.scheduler import SchedulerError, ask
 from hpc_kit.sites.schedulers import scheduler_of
+from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.site import Site
 
 COMMANDS = {
@@ -26,16 +27,6 @@ OF_ONE_NODE = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 (nothing is written
 PROBE_WITHIN_S = 300.0
 
 
-@dataclass(frozen=True)
-class Check:
-    """One thing looked at: what was seen, and what to do where it is no pass."""
-
-    name: str
-    state: Literal["pass", "warn", "fail"]
-    seen: str
-    do: str = ""
-
-
 def check(site: Site, image: str | None = None, on_a_node: bool = False) -> list[Check]:
     """Return what was found; with `on_a_node` also what a compute node sees, which is waited for."""
     found = [_command(name) for name in COMMANDS[site.scheduler]]
@@ -46,7 +37,7 @@ def check(site: Site, image: str | None = None, on_a_node: bool = False) -> list
     found += _interface(site)
     found.append(_environment(site))
     if image is not None:
-        found.append(_image(image))
+        found.append(_image(image, site))
     if on_a_node:
         found.append(_from_a_node(site, image))
     return found
@@ -122,11 +113,14 @@ def _environment(site: Site) -> Check:
     return Check("environment", "pass", folder)
 
 
-def _image(image: str) -> Check:
-    path = Path(image)
-    if not os.access(path, os.R_OK):
-        return Check("image", "fail", f"{image}: cannot be read", "give the path of a SIF file")
-    return Check("image", "pass", f"{image}, {path.stat().st_size / 1e6:.0f} MB")
+def _image(image: str, site: Site) -> Check:
+    try:
+        found = read_image(Path(image))
+    except InputError as error:
+        return Check("image", "fail", str(error), "build it, or give the path of a SIF file")
+    if wrong := misfits(found, site, gpus=False):
+        return Check("image", "fail", "; ".join(wrong), "choose another image")
+    return Check("image", "pass", f"{image}, {Path(image).stat().st_size / 1e6:.0f} MB, {found.device}, {found.mpi}")
 
 
 def _from_a_node(site: Site, image: str | None) -> Check:

@@ -77,6 +77,12 @@ def container(site: Site, task: Task, folder: Path) -> list[str]:
     ]
 
 
+def check_command(site: Site, task: Task, folder: Path) -> list[str]:
+    """Return what a block runs on its first node before any task: doctor's quick checks, where the tasks will run."""
+    words = ["hpc_kit"] if task.image else [sys.executable, "-m", "hpc_kit"]
+    return [*container(site, task, folder), *words, "doctor", "--quick", "--folder", str(TaskDir(folder).run.path)]
+
+
 def task_environment(site: Site, resources: Resources) -> dict[str, str]:
     """Return the variables a task is started with, beside those it inherits."""
     variables = {"OMP_NUM_THREADS": str(resources.cpus_per_rank), "PYTHONUNBUFFERED": "1"}

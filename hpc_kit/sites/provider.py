@@ -38,6 +38,7 @@ class BatchProvider(ClusterProvider, RepresentationMixin):
 
     Scripts and their output go to `folder`; names of jobs begin with `prefix`. `log` keeps every block. With `packed`
     the worker pool is started on each node of a block; else on the first, for tasks that take whole groups of nodes.
+    `check` is a shell line that has to end well first.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class BatchProvider(ClusterProvider, RepresentationMixin):
         prefix: str,
         log: BlockLog,
         packed: bool,
+        check: str = "",
         init_blocks: int = 0,
     ):
         super().__init__(
@@ -62,7 +64,7 @@ class BatchProvider(ClusterProvider, RepresentationMixin):
             launcher=SimpleLauncher(),
         )
         self.scheduler, self.site, self.plan = scheduler, site, plan
-        self.folder, self.prefix, self.log, self.packed = folder, prefix, log, packed
+        self.folder, self.prefix, self.log, self.packed, self.check = folder, prefix, log, packed, check
         self.refused = ""  # what the scheduler said to the last block that it would not take; "": it took it
         self.followed = Followed(scheduler)
         self.ended_by_us: set[str] = set()
@@ -73,7 +75,7 @@ class BatchProvider(ClusterProvider, RepresentationMixin):
         script = self.folder / f"{block.name}.sh"
         self.folder.mkdir(exist_ok=True)
         command = on_each_node(self.site, block, command) if self.packed else command
-        write_atomically(script, block_script(self.scheduler, self.site, block, command).encode())
+        write_atomically(script, block_script(self.scheduler, self.site, block, command, self.check).encode())
         self.log.ask(block.name, hourly_charge(self.site, self.plan), self.plan.slots)
         try:
             job = self.scheduler.submit(script, block)

@@ -71,8 +71,8 @@ def on_each_node(site: Site, block: Block, command: str) -> str:
     return shlex.join(words)
 
 
-def block_script(scheduler: Scheduler, site: Site, block: Block, command: str) -> str:
-    """Return the script of a block that runs `command`. Pure.
+def block_script(scheduler: Scheduler, site: Site, block: Block, command: str, check: str = "") -> str:
+    """Return the script of a block that runs `command`, once `check` has found nothing wrong. Pure.
 
     Warnings of the scheduler are for `command`: the shell outlives them.
     """
@@ -86,6 +86,7 @@ def block_script(scheduler: Scheduler, site: Site, block: Block, command: str) -
         *(["export PBS_NODEFILE=$COBALT_NODEFILE"] if scheduler.name == "cobalt" else []),
         *site.setup,
         *(f"export {name}={shlex.quote(value)}" for name, value in site.environment.items()),
+        *([f"{check} || exit 1"] if check else []),
         command,
     ]
     return "\n".join(lines) + "\n"

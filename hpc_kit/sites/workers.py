@@ -8,6 +8,7 @@ import contextlib
 import logging
 import math
 import os
+import shlex
 import time
 from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,7 @@ from hpc_kit.plan import Plan
 from hpc_kit.runs.blocks import BlockLog
 from hpc_kit.runs.layout import RunDir, last_lines
 from hpc_kit.sites.attempt import run_attempt
+from hpc_kit.sites.launch import check_command
 from hpc_kit.sites.policy import plan_blocks
 from hpc_kit.sites.scheduler import Followed, JobRecord, Scheduler, SchedulerError
 from hpc_kit.sites.schedulers import scheduler_of
@@ -82,8 +84,9 @@ class ThroughParsl:
             self.window = 64
         else:
             blocks = plan_blocks(site, resources, left)
+            check = shlex.join(check_command(site, plan.tasks[0], run.task(plan.tasks[0].id).path))
             self._batch = BatchProvider(
-                self._scheduler, site, blocks, run.block_scripts, f"hk-{run.key}", self._log, self._packed
+                self._scheduler, site, blocks, run.block_scripts, f"hk-{run.key}", self._log, self._packed, check
             )
             self._config = parsl_config.batch_config(site, resources, self._batch, run.parsl, "none")
             self.window = max(64, 2 * blocks.blocks * blocks.slots)

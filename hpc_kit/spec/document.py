@@ -5,7 +5,7 @@ Not for: what the keys mean (job.py, site.py).
 
 import copy
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -170,6 +170,33 @@ def read_document(path: Path) -> Document:
     if not isinstance(data, dict):
         raise InputError(f"{path}: must hold keys and values, as in 'name: my-job'")
     return Document(str(path), data, places)
+
+
+def read_extended(path: Path, find: Callable[[str, Path], Path], seen: tuple[Path, ...] = ()) -> Document:
+    """Return the document at `path`, laid over the one it names as `extends` if it does: a file beside it, or what
+    `find` returns for the name and `path`. Raises InputError."""
+    document = read_document(path)
+    if "extends" not in document.data:
+        return document
+    base = document.data["extends"]
+    if path.resolve() in seen or not isinstance(base, str):
+        raise document.error(("extends",), "must name another file, not itself in a circle")
+    try:
+        beside = path.parent / base
+        below = beside if beside.is_file() else find(base, path)
+    except InputError as error:
+        raise document.error(("extends",), str(error)) from None
+    data = {key: value for key, value in document.data.items() if key != "extends"}
+    under = read_extended(below, find, (*seen, path.resolve()))
+    return Document(document.path, _laid_over(under.data, data), under.places | document.places)
+
+
+def _laid_over(under: dict, over: dict) -> dict:
+    merged = dict(under)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _laid_over(merged[key], value) if both else value
+    return merged
 
 
 def _walk(node: yaml.Node, key: Key, path: str, places: dict[Key, str]) -> None:

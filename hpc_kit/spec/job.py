@@ -114,7 +114,8 @@ class Track(Strict):
 
 
 class Job(Strict):
-    """One job file. `image` is the path of an Apptainer image to run in; null: the environment at hand."""
+    """One job file. `image` is an image to run in, by name ('hpc_kit image list') or path; null: the environment at
+    hand."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     kind: Literal["train", "prepare"] = "train"

@@ -8,8 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from hpc_kit.spec.document import Document, Strict, read_document
-from hpc_kit.spec.errors import InputError
+from hpc_kit.spec.document import Strict, read_extended
 from hpc_kit.spec.models import Positive, PositiveFloat
 from hpc_kit.spec.shipped import find_shipped, shipped_folder
 from hpc_kit.spec.walltime import Walltime
@@ -81,8 +80,8 @@ class Site(Strict):
     anything is started. `max_blocks` is how many blocks of a run may be queued or running at a time. `interface` is
     the login node's network interface that compute nodes reach. `poll_s` is how often the scheduler is asked.
     `margin` is what a block gets beyond its tasks' walltime, to start and to end. `needs` are pieces of text that
-    `options` must hold, with the reason. `paths` are folders that must be there. `mpi` is the MPI that images must be
-    made for. `retired`: the day the machine was switched off.
+    `options` must hold, with the reason. `paths` are folders that must be there. `mpi` and `architecture` are what
+    images must be made for. `retired`: the day the machine was switched off.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
@@ -108,6 +107,7 @@ class Site(Strict):
     slots: Positive | None = None
     retired: str | None = None
     mpi: Literal["mpich", "openmpi"] | None = None
+    architecture: Literal["x86_64", "aarch64"] = "x86_64"
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "Site":
@@ -126,7 +126,7 @@ def load_site(name: str, account: str | None = None, partition: str | None = Non
     A file with `extends: NAME` holds only what differs from that site. `account` and `partition` win over the files.
     Raises InputError.
     """
-    document = _extended(_find(name), ())
+    document = read_extended(_find(name), _find_below)
     for key, value in (("account", account), ("partition", partition)):
         if value is not None:
             document = document.with_value((key,), value, f"--{key} {value}")
@@ -145,32 +145,6 @@ def _find(name: str) -> Path:
     return own if "/" not in name and own.is_file() else find_shipped("site_configs", name)
 
 
-def _extended(path: Path, seen: tuple[Path, ...]) -> Document:
-    """Return the document at `path` laid over the one that it extends."""
-    document = read_document(path)
-    if "extends" not in document.data:
-        return document
-    base = document.data["extends"]
-    if path.resolve() in seen or not isinstance(base, str):
-        raise document.error(("extends",), "must name another site, not itself in a circle")
-    try:
-        below = find_shipped("site_configs", base) if base == path.stem else _find_from(base, path)
-    except InputError as error:
-        raise document.error(("extends",), str(error)) from None
-    data = {key: value for key, value in document.data.items() if key != "extends"}
-    under = _extended(below, (*seen, path.resolve()))
-    return Document(document.path, _laid_over(under.data, data), under.places | document.places)
-
-
-def _find_from(name: str, path: Path) -> Path:
-    """Return the file that `extends: name` in `path` means; a relative path is seen from there."""
-    beside = path.parent / name
-    return beside if beside.is_file() else _find(name)
-
-
-def _laid_over(under: dict, over: dict) -> dict:
-    merged = dict(under)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _laid_over(merged[key], value) if both else value
-    return merged
+def _find_below(name: str, path: Path) -> Path:
+    """Return the file that `extends: name` in `path` means; in a user's own delta.yaml, delta is what ships."""
+    return find_shipped("site_configs", name) if name == path.stem else _find(name)

@@ -1,0 +1,65 @@
+"""The commands, a file for each group. Each reads its arguments, calls one room, prints, and sets the exit code:
+0 done, 1 the work failed, 2 the input is wrong, 75 preempted with the work so far kept."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from hpc_kit import __version__
+from hpc_kit.cli import data, images, runs, sites
+from hpc_kit.spec.errors import PREEMPTED, InputError, Preempted, WorkError
+
+app = typer.Typer(
+    name="hpc_kit",
+    help="Batch training of graph neural networks for molecules, crystals and MOFs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(runs.app)
+app.add_typer(sites.app, name="sites", help="Show the sites there are, and check whether one can be used from here.")
+app.add_typer(data.app, name="data", help="Prepare, look at and verify shard sets.")
+app.add_typer(images.app, name="image", help="Show, lock, build and verify container images.")
+app.command(epilog="Example: hpc_kit doctor --json")(images.doctor)
+NODE_PACKAGES = ("torch", "torch_geometric", "vesin", "ijson")
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"hpc_kit {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; turn the kinds of error into a message and an exit code."""
+    try:
+        app()
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except WorkError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+    except Preempted as reason:
+        print(reason, file=sys.stderr)
+        sys.exit(PREEMPTED)
+    except ModuleNotFoundError as error:
+        if error.name not in NODE_PACKAGES:
+            raise
+        print(f"{error.name} is not installed: on a node, pip install 'hpc-kit[node]'", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.exit(0)

@@ -1,0 +1,16 @@
+"""What several commands take, and the console they print to."""
+
+from typing import Annotated
+
+import typer
+
+AccountOption = Annotated[str | None, typer.Option(help="What the site charges [the site file's].")]
+PartitionOption = Annotated[str | None, typer.Option(help="A partition or queue of the site [the site file's].")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def console():
+    """Return where tables are printed; rich is loaded when one is."""
+    from rich.console import Console
+
+    return Console()
