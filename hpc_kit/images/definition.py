@@ -43,7 +43,6 @@ From: {{{{ from }}}}
     cp /mnt/{image.name}/image.lock {HOME}/image.lock
     {HOME}/bin/python -m compileall -q -f -j 0 --invalidation-mode unchecked-hash {HOME}/lib >/dev/null || true
     dpkg-query -W >{HOME}/base-packages.txt
-    rm -rf /var/cache/ldconfig/* /var/log/* /tmp/* /root/.cache
 
 %environment
     export PATH={HOME}/bin:$PATH

@@ -37,7 +37,9 @@ def describe(recipe: Path) -> dict[str, Any]:
 
 def print_images(found: list[dict[str, Any]], console: Console) -> None:
     """Print a line an image."""
-    table = Table("image", "device", "MPI", "torch", "dgl", "lock", "built")
+    table = Table()
+    for column in ("image", "device", "MPI", "torch", "dgl", "lock", "built"):
+        table.add_column(column, overflow="fold")
     for one in found:
         built = f"{one['file']}, {one['megabytes']} MB" if one["file"] else "-"
         row = (one["device"], one["mpi"], one["torch"] or "-", one["dgl"] or "-", one["lock"], built)
