@@ -6,8 +6,10 @@
 
     site = load_site("delta", account="abcd-delta-gpu")
     with parsl.load(site.parsl_config({"gpus_per_rank": 1, "cpus_per_rank": 16, "walltime": "01:00:00"})):
-        data = prepare_app("jobs/prepare-qm9.yaml", "runs/data") fits = [train_app("jobs/qm9-zpve.yaml", f"runs/{n}",
-        [f"model.interactions={n}"], inputs=[data]) for n in (3, 6)] print([fit.result()["tasks"] for fit in fits])
+        data = prepare_app("jobs/prepare-qm9.yaml", "runs/data")
+        one = lambda n: train_app("jobs/qm9-zpve.yaml", f"runs/{n}", [f"model.interactions={n}"], inputs=[data])
+        fits = [one(n) for n in (3, 6)]
+        print([fit.result()["tasks"] for fit in fits])
 
 Not for: `hpc_kit submit`, which keeps a ledger and starts again what outside causes ended.
 """

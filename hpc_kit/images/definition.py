@@ -58,7 +58,7 @@ From: {{{{ from }}}}
     {LABEL}.commit {{{{ commit }}}}
 
 %test
-    exec {HOME}/bin/hpc_kit doctor
+    exec {HOME}/bin/hpc_kit doctor --folder /tmp
 
 %runscript
     exec hpc_kit "$@"

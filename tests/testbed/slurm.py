@@ -20,6 +20,10 @@ from pathlib import Path
 
 import psutil
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # when it is run by hand
+
+from testbed.debian import install
+
 PACKAGES = ("slurm-wlm", "slurmdbd", "munge", "mariadb-server")
 NODES = [f"gpua00{i}" for i in range(1, 5)]
 ACCOUNT = "test-delta-gpu"
@@ -89,7 +93,7 @@ class Cluster:
 
     def up(self) -> None:
         """Install what is missing, start every daemon that does not run, and wait until all four nodes are idle."""
-        _install()
+        install(("slurmctld", "slurmdbd", "munged", "mariadbd"), PACKAGES)
         STATE.mkdir(exist_ok=True)
         STATE.chmod(0o755)
         (STATE / "ctld").mkdir(exist_ok=True)
@@ -260,23 +264,6 @@ def run(*argv: str, timeout: float = 60.0) -> str:
     if done.returncode:
         raise subprocess.CalledProcessError(done.returncode, argv, done.stdout, done.stderr)
     return done.stdout
-
-
-def missing() -> str:
-    """Return why the cluster cannot be had here; "" where it can."""
-    if os.geteuid() != 0:
-        return "a Slurm cluster can only be set up by root"
-    return "" if shutil.which("apt-get") else "a Slurm cluster is set up with Debian's packages"
-
-
-def _install() -> None:
-    if all(shutil.which(name) for name in ("slurmctld", "slurmdbd", "munged", "mariadbd")):
-        return
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for words in (["update", "-qq"], ["install", "-y", "-qq", *PACKAGES]):
-        done = subprocess.run(["apt-get", *words], env=environment, capture_output=True, text=True, timeout=600)
-        if done.returncode:
-            raise RuntimeError(f"apt-get {words[0]}: {done.stderr[-2000:]}")
 
 
 def _start(name: str, argv: list[str]) -> None:
