@@ -181,7 +181,7 @@ def _by_url(image: Image, text: str, stage: str, wheelhouse: Path, stand_ins: Pa
         sha256 = file_sha256(file)
     elif name in image.requires:
         sha256 = UNVERIFIED
-        _empty_wheel(stand_ins, name, version, image.requires[name])
+        empty_wheel(stand_ins, name, version, image.requires[name])
     else:
         raise InputError(
             f"{url}: cannot be reached from here: state what it depends on, under requires: {name}: [...]"
@@ -235,7 +235,7 @@ def _ask_pip(
     return sorted(found)
 
 
-def _empty_wheel(folder: Path, name: str, version: str, requires: list[str]) -> None:
+def empty_wheel(folder: Path, name: str, version: str, requires: list[str]) -> None:
     """Write a wheel that holds nothing but what `name` depends on, for pip to reckon with."""
     stem = f"{name.replace('-', '_')}-{version}"
     files = {
