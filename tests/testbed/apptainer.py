@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # when it is ru
 from testbed import debian
 
 ROOT = Path("/opt/apptainer-root")
+FUSE = Path("/dev/fuse")
 WRAPPER = Path("/usr/local/bin/apptainer")
 INSIDE = "apptainer,ca-certificates,squashfs-tools,squashfuse,fuse2fs,fakeroot,tzdata,util-linux"
 # Each line was seen to be needed: Apptainer must find / to be a mount point, so the root is bound on itself and
@@ -70,6 +71,8 @@ def install() -> None:
         (ROOT / ".old").mkdir(exist_ok=True)
     WRAPPER.write_text(SCRIPT.format(root=ROOT))
     WRAPPER.chmod(0o755)
+    if FUSE.exists():
+        FUSE.chmod(0o666)  # as on every machine on which users start containers
     subprocess.run(["apptainer", "--version"], check=True, capture_output=True)
 
 
