@@ -8,7 +8,9 @@ from hpc_kit.checks import Check
 
 def print_checks(checks: list[Check], console: Console) -> None:
     """Print one line a check."""
-    table = Table("check", "", "seen", "what to do")
+    table = Table()
+    for column in ("check", "", "seen", "what to do"):
+        table.add_column(column, overflow="fold")
     for c in checks:
         table.add_row(c.name, c.state, c.seen, c.do)
     console.print(table)

@@ -134,7 +134,9 @@ def test_wheel_with_a_changed_byte_is_refused(shop, recipe, tmp_path):
     content = bytearray(file.read_bytes())
     content[100] ^= 1
     file.write_bytes(content)
-    with pytest.raises(InputError, match="numpy-1.26.4-py3-none-any.whl: has sha256 .* it is not the wheel that was locked"):
+    with pytest.raises(
+        InputError, match="numpy-1.26.4-py3-none-any.whl: has sha256 .* it is not the wheel that was locked"
+    ):
         fill(load_image(path), lock, house)
 
 

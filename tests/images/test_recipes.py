@@ -103,7 +103,9 @@ def test_changed_recipe_wants_a_fresh_lock(tmp_path):
     file = tmp_path / "node-cpu.yaml"
     assert load_lock(file).image == "node-cpu"
     file.write_text(file.read_text().replace("typer==0.29.1", "typer==0.29.0"))
-    with pytest.raises(InputError, match="node-cpu.lock: is not of what node-cpu.yaml says now; run: hpc_kit image lock"):
+    with pytest.raises(
+        InputError, match="node-cpu.lock: is not of what node-cpu.yaml says now; run: hpc_kit image lock"
+    ):
         load_lock(file)
 
 

@@ -9,5 +9,3 @@ def wheel(folder: Path, name: str, version: str, *requires: str) -> Path:
     """Write an empty wheel that requires something, and return its file."""
     empty_wheel(folder, name, version, list(requires))
     return folder / f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
-
-

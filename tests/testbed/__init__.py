@@ -1,7 +1,10 @@
 """What tests have at hand: a real Slurm, a real Apptainer, and stand-ins for PBS and Cobalt."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +29,30 @@ def apptainer() -> None:
     """A real Apptainer on PATH. HPC_KIT_TESTBED=required fails where it cannot be had."""
     _have_or_skip(real_apptainer.missing())
     real_apptainer.install()
+
+
+@pytest.fixture(scope="session")
+def node_cpu(apptainer, tmp_path_factory) -> Path:
+    """The image node-cpu, built from its lock on a root file system of Debian."""
+    folder = tmp_path_factory.mktemp("images")
+    folder.chmod(0o755)
+    for above in (folder.parent, folder.parent.parent):
+        above.chmod(0o755)  # so that somebody else than root can start it
+    argv = [
+        "image",
+        "build",
+        "node-cpu",
+        "--base",
+        folder / "base",
+        "--out",
+        folder / "node-cpu.sif",
+        "--reproducible",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "hpc_kit", *map(str, argv)], capture_output=True, text=True, timeout=1500
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "node-cpu.sif"
 
 
 def _have_or_skip(reason: str) -> None:

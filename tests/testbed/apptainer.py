@@ -18,7 +18,7 @@ FUSE = Path("/dev/fuse")
 WRAPPER = Path("/usr/local/bin/apptainer")
 INSIDE = "apptainer,ca-certificates,squashfs-tools,squashfuse,fuse2fs,fakeroot,tzdata,util-linux"
 # Each line was seen to be needed: Apptainer must find / to be a mount point, so the root is bound on itself and
-# pivoted to; `apptainer build` asks for CAP_SYS_RESOURCE, which root in a container may lack and has in a user namespace.
+# pivoted to; `apptainer build` asks for CAP_SYS_RESOURCE, which root may lack and has in a user namespace.
 # Somebody else than root makes that namespace first, to be allowed to mount.
 SCRIPT = """#!/bin/sh
 # Runs the Apptainer of {root} on this machine's files; made by tests/testbed/apptainer.py.
@@ -71,8 +71,8 @@ def install() -> None:
         (ROOT / ".old").mkdir(exist_ok=True)
     WRAPPER.write_text(SCRIPT.format(root=ROOT))
     WRAPPER.chmod(0o755)
-    if FUSE.exists():
-        FUSE.chmod(0o666)  # as on every machine on which users start containers
+    if FUSE.exists():  # as on every machine on which users start containers
+        FUSE.chmod(0o666)
     subprocess.run(["apptainer", "--version"], check=True, capture_output=True)
 
 
