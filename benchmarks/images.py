@@ -40,9 +40,7 @@ def main() -> None:
     image = str(given.image.resolve())
     boxed = ["apptainer", "--silent", "exec", image]
     cpu = fingerprint.collect({}, {})["comparable"]
-    print(
-        f"{cpu['cpu']['model']}, {cpu['usable_cores']} usable cores; medians (range) of {given.repeats}\n"
-    )
+    print(f"{cpu['cpu']['model']}, {cpu['usable_cores']} usable cores; medians (range) of {given.repeats}\n")
     print(f"{given.image.name}: {given.image.stat().st_size / 1e6:.0f} MB, {_inside(boxed)} inside\n")
     if given.build:
         print(f"built in {_build(given.build, given.base) / 60:.1f} minutes, its wheels at hand\n")

@@ -22,6 +22,8 @@ pytest_plugins = ["testbed"]
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
+SHARED = {"slurm_cluster", "apptainer"}  # fixtures of which there is one on a machine
+
 # 120 molecules and a narrow model: an epoch takes a fraction of a second.
 SMALL = [
     "data.split={train: 0.03, val: 0.01, test: 0.01, seed: 0}",
@@ -92,6 +94,14 @@ class ListSource:
 
     def convert(self, id, raw):
         return raw
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have all tests that use the Slurm cluster or the image of tests/testbed run in one process, one by one, first."""
+    for item in items:
+        if SHARED & set(item.fixturenames):
+            item.add_marker(pytest.mark.xdist_group("testbed"))
+    items.sort(key=lambda item: not SHARED & set(item.fixturenames))
 
 
 @pytest.fixture(autouse=True)

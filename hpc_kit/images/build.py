@@ -25,6 +25,8 @@ from hpc_kit.spec.image import Image, load_image
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 EPOCH = "1735689600"  # what stands for the time of a reproducible build: 2025-01-01
+# Every Apptainer reads gzip. Level 9, the default, makes an image 8 % smaller and takes four times as long.
+COMPRESSION = "-comp gzip -Xcompression-level 3"
 Say = Callable[[str], None]
 
 
@@ -87,7 +89,8 @@ def _arguments(image: Image, lock: Lock, options: Options, say: Say) -> list[str
         _root_file_system(image, options.base, say)
         told |= {"bootstrap": "localimage", "from": str(options.base.resolve())}
     words = [word for name, value in told.items() for word in ("--build-arg", f"{name}={value}")]
-    kind = [*(["--sandbox"] if options.sandbox else []), *([] if options.test else ["--notest"])]
+    form = ["--sandbox"] if options.sandbox else ["--mksquashfs-args", COMPRESSION]
+    kind = [*form, *([] if options.test else ["--notest"])]
     repeatable = ["--reproducible"] if options.reproducible and _knows("--reproducible") else []
     if options.reproducible and not repeatable:
         say("this Apptainer has no --reproducible: files will be the same, the label with the date will not")
