@@ -97,7 +97,7 @@ class ListSource:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have all tests that use the Slurm cluster or the image of tests/testbed run in one process, one by one, first."""
+    """Have all tests that use the Slurm cluster or an image run in one process, one by one, and begin with them."""
     for item in items:
         if SHARED & set(item.fixturenames):
             item.add_marker(pytest.mark.xdist_group("testbed"))

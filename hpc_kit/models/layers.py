@@ -40,6 +40,14 @@ def bell(exponent: torch.Tensor) -> torch.Tensor:
     return exponent.clamp(min=-80.0).exp()
 
 
+# torch 2.2, which the last DGL of the default index needs, asks by device through the second name only.
+_autocast_on_cpu = (
+    partial(torch.is_autocast_enabled, "cpu")
+    if hasattr(torch, "get_autocast_dtype")
+    else torch.is_autocast_cpu_enabled
+)
+
+
 class Linear(nn.Linear):
     """torch's Linear, faster on some CPUs: see product."""
 
@@ -49,7 +57,7 @@ class Linear(nn.Linear):
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """x [..., I], weight [O, I], bias [O] -> x weight^T + bias [..., O]."""
-    if torch.compiler.is_compiling() or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+    if torch.compiler.is_compiling() or x.device.type != "cpu" or _autocast_on_cpu():
         return nn.functional.linear(x, weight, bias)
     if x.dim() == 2:
         return _Linear.apply(x, weight, bias)

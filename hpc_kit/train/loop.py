@@ -28,7 +28,7 @@ from hpc_kit.train.preempt import Watch
 from hpc_kit.train.pretrained import load_weights
 from hpc_kit.train.scale import fit_scale
 from hpc_kit.train.setup import check_compiler, open_data, write_fingerprint
-from hpc_kit.train.state import State
+from hpc_kit.train.state import GradScaler, State
 from hpc_kit.train.track import Tracker
 
 LOOK_EVERY = 50  # optimiser steps between two looks at the losses, each of which waits for the device
@@ -76,7 +76,7 @@ class Training:
             ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
             self.judged = Objective(ema.module, scale, settings, task.data.forces).to(device)
         optimizer = build_optimizer(self.model.parameters(), settings)
-        scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
+        scaler = GradScaler(enabled=settings.precision == "fp16")
         self.state = State(self.model, optimizer, scaler, ema)
         self.wrapped = group.wrap(self.objective)
         self.fingerprint = write_fingerprint(task, out, group)

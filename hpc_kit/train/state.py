@@ -43,13 +43,17 @@ class Progress:
         return cls(**{key: parts[key](**value) if key in parts else value for key, value in state.items()})
 
 
+# torch 2.2, which the last DGL of the default index needs, has it under the second name only.
+GradScaler = getattr(torch.amp, "GradScaler", None) or torch.cuda.amp.GradScaler
+
+
 @dataclass
 class State:
     """Weights, optimiser, scaler of fp16's gradients, moving average where there is one, and progress."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
+    scaler: GradScaler
     ema: AveragedModel | None
     progress: Progress = field(default_factory=Progress)
 
