@@ -96,6 +96,7 @@ class ListSource:
         return raw
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Have all tests that use the Slurm cluster or an image run in one process, one by one, and begin with them."""
     for item in items:

@@ -3,6 +3,7 @@
 Not for: which graphs belong together in which order (sampling.py), or getting them there (loader.py).
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hpc_kit.data.features import element_table
 from hpc_kit.data.manifest import Manifest
 from hpc_kit.data.shards import Arrays, add_edges, read_shard_set
 from hpc_kit.spec.errors import InputError
@@ -113,8 +115,8 @@ class GraphBatch:
     def to_dgl(self):
         """Return (graph, line graph) as DGL's, batched: what upstream ALIGNN takes.
 
-        Nodes carry `atomic_number` and `pos`, edges `r` (the edge vector, Angstrom, from src to dst as upstream has
-        it), edges of the line graph `h` (the cosine of the bond angle).
+        Nodes carry `atomic_number`, `pos` and `atom_features` (CGCNN's, [N, 92]), edges `r` (the edge vector,
+        Angstrom, from src to dst as upstream has it), edges of the line graph `h` (the cosine of the bond angle).
         """
         import dgl
 
@@ -122,6 +124,7 @@ class GraphBatch:
 
         graph = dgl.graph((self.src, self.dst), num_nodes=len(self.z))
         graph.ndata["atomic_number"], graph.ndata["pos"] = self.z, self.pos
+        graph.ndata["atom_features"] = _element_features().to(self.pos)[self.z]
         vectors = -self.edge_vectors()
         graph.edata["r"] = vectors
         graph.set_batch_num_nodes(self.atom_ptr.diff())
@@ -137,6 +140,11 @@ class GraphBatch:
     def _each(self, change) -> "GraphBatch":
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
         return GraphBatch(**{name: None if t is None else change(t) for name, t in tensors.items()})
+
+
+@functools.cache
+def _element_features() -> torch.Tensor:
+    return torch.from_numpy(element_table())
 
 
 class GraphStore:

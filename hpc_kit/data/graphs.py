@@ -7,6 +7,9 @@ bool. A graph is src [E], dst [E] and shift [E, 3], all int64, sorted by dst, th
 edge is pos[src] + shift @ cell - pos[dst].
 """
 
+import functools
+import inspect
+
 import numpy as np
 
 from hpc_kit.data.structures import RejectedError
@@ -38,16 +41,23 @@ def build_graph(pos: np.ndarray, cell: np.ndarray, pbc: np.ndarray, settings: Gr
     return nearest(edges, _distances(pos, cell, edges), len(pos), settings.max_neighbors)
 
 
+@functools.cache
+def _has_threads() -> bool:
+    import vesin
+
+    return "n_threads" in inspect.signature(vesin.NeighborList).parameters
+
+
 def radius_graph(pos: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> Edges:
     """Connect every pair of atoms (periodic images included) closer than `cutoff` (Angstrom), in both directions.
 
     An atom is not its own neighbour except through a periodic image. Raises RejectedError for positions that are
     not finite, a periodic cell without volume, a shift beyond int8, or 2**19 atoms and more.
     """
-    import vesin  # not at the top: it cannot be loaded beside the old torch of DGL, where stored edges are read
+    import vesin  # not at the top: beside the old torch of DGL only versions before 0.5 load, which have one thread
 
     # One thread: structures are many and small, and processes share the cores.
-    neighbours = vesin.NeighborList(cutoff=cutoff, full_list=True, n_threads=1)
+    neighbours = vesin.NeighborList(cutoff=cutoff, full_list=True, **({"n_threads": 1} if _has_threads() else {}))
     try:
         pairs, shift = neighbours.compute(
             points=np.ascontiguousarray(pos, dtype=np.float64),

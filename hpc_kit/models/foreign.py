@@ -1,6 +1,7 @@
 """A module of the user's own behind the same door as the models here."""
 
 from importlib import import_module
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,7 +13,8 @@ from hpc_kit.spec.models import Foreign
 
 
 class ForeignModel(nn.Module):
-    """The module that `spec` names, given a torch_geometric Data batch or DGL's (graph, line graph).
+    """The module that `spec` names, given a torch_geometric Data batch, or DGL's (graph, line graph) or (graph, line
+    graph, cells [G, 3, 3]).
 
     Raises InputError where it cannot be imported or built, or returns another shape than [G, targets].
     """
@@ -32,12 +34,19 @@ class ForeignModel(nn.Module):
         """Return [G, targets]."""
         if not batch.graphs:  # a rank without work: its parameters take part, with nothing
             return sum(p.sum() for p in self.inner.parameters()) * batch.pos.new_zeros(0, self._targets)
-        out = self.inner(batch.to_pyg() if self._spec.takes == "pyg" else batch.to_dgl())
+        out = self.inner(self._given(batch))
         wanted = (batch.graphs, self._targets)
-        if not torch.is_tensor(out) or tuple(out.shape) not in ({wanted, wanted[:1]} if wanted[1] == 1 else {wanted}):
+        fitting = [wanted, *([wanted[:1]] if wanted[1] == 1 else []), *([()] if wanted == (1, 1) else [])]
+        if not torch.is_tensor(out) or tuple(out.shape) not in fitting:
             got = f"shape {list(out.shape)}" if torch.is_tensor(out) else type(out).__name__
             raise self._error(f"must return a tensor of shape {list(wanted)} (graphs, targets); it returned {got}")
         return out.view(wanted)
+
+    def _given(self, batch: GraphBatch) -> Any:
+        if self._spec.takes == "pyg":
+            return batch.to_pyg()
+        graphs = batch.to_dgl()
+        return graphs if self._spec.takes == "dgl" else (*graphs, batch.cell)
 
     def embed(self, batch: GraphBatch) -> torch.Tensor:
         """Raise InputError: nothing is known of the module's layers."""

@@ -138,7 +138,8 @@ class ALIGNN(_Model):
 class Foreign(_Model):
     """A module of the user's own: `import: package.module:Class`, called as Class(**args).
 
-    It takes a torch_geometric Data batch, or with `takes: dgl` upstream ALIGNN's (graph, line graph), and returns
+    It takes a torch_geometric Data batch, or with `takes: dgl` upstream ALIGNN's (graph, line graph), with
+    `takes: dgl_lattice` those and the cells, as ALIGNN has wanted since 2024, and returns
     [G, targets], or [G] for one target.
     """
 
@@ -146,7 +147,7 @@ class Foreign(_Model):
 
     module: Annotated[str, Field(alias="import", pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
     args: dict[str, Any] = {}
-    takes: Literal["pyg", "dgl"] = "pyg"
+    takes: Literal["pyg", "dgl", "dgl_lattice"] = "pyg"
     readout: Literal["sum", "mean"] = "mean"
 
     @property

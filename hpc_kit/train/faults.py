@@ -32,8 +32,8 @@ def out_of_memory(epoch: int, number: int, batch: GraphBatch) -> Iterator[None]:
     """Turn torch's error for memory that is not there into one that says how large the batch was."""
     try:
         yield
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if not isinstance(error, torch.OutOfMemoryError) and not any(text in str(error) for text in _NO_MEMORY):
+    except RuntimeError as error:
+        if not isinstance(error, torch.cuda.OutOfMemoryError) and not any(text in str(error) for text in _NO_MEMORY):
             raise
         graphs, atoms, edges = batch.graphs, len(batch.z), len(batch.src)
         first_line = str(error).strip().split("\n")[0]

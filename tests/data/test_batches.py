@@ -106,6 +106,7 @@ def test_dgl_graph_and_line_graph():
     ours, expected = (set(zip(*(e.tolist() for e in g.edges()), strict=True)) for g in (lines, theirs))
     assert ours == expected and lines.num_edges() == theirs.num_edges()
     torch.testing.assert_close(graph.edata["r"], batch.pos[batch.dst] - batch.pos[batch.src])
+    assert graph.ndata["atom_features"].shape == (21, 92)
 
 
 def complete_graphs(*sizes: int) -> GraphBatch:

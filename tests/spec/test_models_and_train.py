@@ -53,7 +53,7 @@ def test_a_name_and_a_list_of_targets_are_the_same_thing(load):
         (["train.atom_references=guess"], "must be fit, null, or element -> value"),
         (["train.ema=1.0"], "train.ema: must be less than 1"),
         (["model={import: my_module}"], r"model.import: must match"),
-        (['model={import: "m:C", takes: jax}'], "model.takes: 'jax' is not allowed; allowed: pyg, dgl"),
+        (['model={import: "m:C", takes: jax}'], "model.takes: 'jax' is not allowed; allowed: pyg, dgl, dgl_lattice"),
         (["track={wandb: sometimes}"], "track.wandb: 'sometimes' is not allowed"),
     ],
 )
