@@ -1,13 +1,16 @@
 """What the tests share: small jobs on the embedded molecules, run through the real command line."""
 
+import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from hpc_kit.data.manifest import Target
 from hpc_kit.data.structures import Structure
@@ -21,8 +24,6 @@ pytest_plugins = ["testbed"]
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
-
-SHARED = {"slurm_cluster", "apptainer"}  # fixtures of which there is one on a machine
 
 # 120 molecules and a narrow model: an epoch takes a fraction of a second.
 SMALL = [
@@ -96,13 +97,23 @@ class ListSource:
         return raw
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have all tests that use the Slurm cluster or an image run in one process, one by one, and begin with them."""
-    for item in items:
-        if SHARED & set(item.fixturenames):
-            item.add_marker(pytest.mark.xdist_group("testbed"))
-    items.sort(key=lambda item: not SHARED & set(item.fixturenames))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log) -> LoadScopeScheduling:
+    """Give each test to whichever process is free, but all of those files that use the testbed to one."""
+    return OneTestbed(config, log)
+
+
+class OneTestbed(LoadScopeScheduling):
+    """What shares the Slurm cluster or the image has to stay in one process; every other test is on its own."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "testbed" if uses_testbed(nodeid.split("::")[0]) else nodeid
+
+
+@functools.cache
+def uses_testbed(file: str) -> bool:
+    wanted = r'(def test_\w+\([^)]*|(getfixturevalue|usefixtures)\(")\b(slurm|slurm_cluster|apptainer|node_cpu)\b'
+    return re.search(wanted, (ROOT / file).read_text()) is not None
 
 
 @pytest.fixture(autouse=True)

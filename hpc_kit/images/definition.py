@@ -1,6 +1,6 @@
 """The Apptainer definition of a recipe: rendered text, committed beside the recipe. Pure."""
 
-from hpc_kit.spec.image import STAGES, Image
+from hpc_kit.spec.image import STAGES, Image, wanted
 
 HOME = "/opt/hpc_kit"  # where an image keeps its Python environment
 LABEL = "org.hpc_kit"
@@ -11,6 +11,8 @@ def definition(image: Image) -> str:
     stages = []
     for stage in image.stages:
         stages += [f"    # {stage}: {STAGES[stage]}", f"    install --requirement /mnt/{image.name}/{stage}.txt"]
+    pins = dict(wanted(text)[:2] for packages in image.stages.values() for text in packages)
+    versions = " ".join(f"{name}={pins[name]}" for name in ("torch", "dgl", "numpy", image.mpi) if name in pins)
     environment = {"PYTHONNOUSERSITE": "1", **image.environment}
     return f"""\
 # {image.description}. Made from {image.name}.yaml by `hpc_kit image lock`, not by hand.
@@ -54,6 +56,7 @@ From: {{{{ from }}}}
     {LABEL}.device {image.device}
     {LABEL}.mpi {image.mpi}
     {LABEL}.architecture {image.architecture}
+    {LABEL}.versions {versions}
     {LABEL}.lock {{{{ lock }}}}
     {LABEL}.commit {{{{ commit }}}}
 

