@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT, SMALL, hpc_kit, set_options
+from testbed import show_to_all
 from testbed.slurm import USER
 
 from hpc_kit.files import file_sha256
@@ -89,8 +90,7 @@ def test_second_build_without_a_network_holds_the_same_files(node_cpu, tmp_path)
 def test_somebody_else_runs_the_quickstart_from_any_folder(node_cpu, tmp_path):
     own = pwd.getpwnam(USER) if USER in {user.pw_name for user in pwd.getpwall()} else None
     uid = own.pw_uid if own else 65534
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    show_to_all(tmp_path)
     home = tmp_path / "home"
     home.mkdir()
     os.chown(home, uid, uid)

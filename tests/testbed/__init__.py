@@ -35,9 +35,7 @@ def apptainer() -> None:
 def node_cpu(apptainer, tmp_path_factory) -> Path:
     """The image node-cpu, built from its lock on a root file system of Debian."""
     folder = tmp_path_factory.mktemp("images")
-    folder.chmod(0o755)
-    for above in (folder.parent, folder.parent.parent):
-        above.chmod(0o755)  # so that somebody else than root can start it
+    show_to_all(folder)
     argv = [
         "image",
         "build",
@@ -53,6 +51,15 @@ def node_cpu(apptainer, tmp_path_factory) -> Path:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "node-cpu.sif"
+
+
+def show_to_all(folder: Path) -> None:
+    """Let other users than root into `folder`, one of pytest's, whose temporary folders are closed to them."""
+    for above in (folder, *folder.parents):
+        if above.name.startswith("pytest-of-"):
+            above.chmod(0o755)
+            return
+        above.chmod(0o755)
 
 
 def _have_or_skip(reason: str) -> None:
