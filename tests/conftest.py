@@ -1,16 +1,13 @@
 """What the tests share: small jobs on the embedded molecules, run through the real command line."""
 
-import functools
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from xdist.scheduler import LoadScopeScheduling
 
 from hpc_kit.data.manifest import Target
 from hpc_kit.data.structures import Structure
@@ -95,25 +92,6 @@ class ListSource:
 
     def convert(self, id, raw):
         return raw
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log) -> LoadScopeScheduling:
-    """Give each test to whichever process is free, but all of those files that use the testbed to one."""
-    return OneTestbed(config, log)
-
-
-class OneTestbed(LoadScopeScheduling):
-    """What shares the Slurm cluster or the image has to stay in one process; every other test is on its own."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return "testbed" if uses_testbed(nodeid.split("::")[0]) else nodeid
-
-
-@functools.cache
-def uses_testbed(file: str) -> bool:
-    wanted = r'(def test_\w+\([^)]*|(getfixturevalue|usefixtures)\(")\b(slurm|slurm_cluster|apptainer|node_cpu)\b'
-    return re.search(wanted, (ROOT / file).read_text()) is not None
 
 
 @pytest.fixture(autouse=True)
