@@ -74,7 +74,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         *([charge["unit"]] if charge else []),
     )
     for name in columns:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold", min_width=max(map(len, name.split("\n"))))
     for row in rows:
         table.add_row(
             row.label,
@@ -89,7 +89,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
     for cell in summary["seeds"]:
         table.add_section()
         name = f"{cell['label']} {cell['n']} seeds".strip()
-        spreads = "\n".join(_spread(target) for target in cell["targets"].values())
+        spreads = _named({target: _spread(errors) for target, errors in cell["targets"].items()})
         table.add_row(name, "mean ± std", spreads, _each(cell["targets"], "baseline"))
     if rows:
         console.print(table)
@@ -100,11 +100,12 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
 
 
 def in_unit(value: float | None, unit: str, form: str = ".4g", with_unit: bool = True) -> str:
-    """Return `value` as `form` says; energies in eV are shown in meV."""
+    """Return `value` as `form` says; energies in eV are shown in meV, and Angstrom by its sign."""
     if value is None:
         return "-"
     if unit == "eV" or unit.startswith("eV/"):
         value, unit = value * 1000, "m" + unit
+    unit = unit.replace("Angstrom", "Å")
     return f"{value:{form}} {unit}" if with_unit else f"{value:{form}}"
 
 
@@ -161,8 +162,11 @@ def _mean_and_std(found: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _each(targets: dict[str, dict[str, Any]], key: str) -> str:
     """Return the value of each target in its unit, on a line of its own, named where there are several."""
-    lines = [(name, in_unit(errors[key], errors["unit"])) for name, errors in targets.items()]
-    return "\n".join(f"{name} {text}" if len(lines) > 1 else text for name, text in lines) or "-"
+    return _named({name: in_unit(errors[key], errors["unit"]) for name, errors in targets.items()})
+
+
+def _named(texts: dict[str, str]) -> str:
+    return "\n".join(f"{name} {text}" if len(texts) > 1 else text for name, text in texts.items()) or "-"
 
 
 def _spread(target: dict[str, Any]) -> str:
