@@ -1,6 +1,7 @@
 """Weights from a file: a best.pt of this package, or a checkpoint of the package a model comes from."""
 
 import copy
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,12 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from hpc_kit.files import file_sha256
 from hpc_kit.models import from_upstream
-from hpc_kit.spec.errors import InputError
+from hpc_kit.spec.errors import InputError, WorkError
 from hpc_kit.spec.models import Model
 from hpc_kit.spec.train import Weights
-from hpc_kit.train.checkpoint import load_checkpoint
+from hpc_kit.train.checkpoint import parse_foreign
 
 SHOWN = 4
 _SHAPES = re.compile(r"size mismatch for (\S+): .*?Size\((\[.*?\])\).*?Size\((\[.*?\])\).*")
@@ -27,11 +27,19 @@ def load_weights(model: nn.Module, spec: Model, weights: Weights) -> None:
     package's. Raises InputError where the file changed, or does not fit, naming the keys.
     """
     path = Path(weights.path)
-    if not path.exists():
-        raise InputError(f"train.start_from: {path}: no such file")
-    if file_sha256(path) != weights.sha256:
-        raise InputError(f"train.start_from: {path}: is not the file this task was planned with; submit the job anew")
-    state = _state_dict(load_checkpoint(path))
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"train.start_from: {path}: cannot be read: {error.strerror}") from None
+    if hashlib.sha256(content).hexdigest() != weights.sha256:
+        raise InputError(
+            f"train.start_from: {path}: is not the file this task was planned with (changed or damaged since); submit"
+            " the job anew"
+        )
+    try:
+        state = _state_dict(parse_foreign(path, content))
+    except WorkError as error:
+        raise InputError(f"train.start_from: {error}") from None
     if state is None:
         raise InputError(f"train.start_from: {path}: holds no state dict of tensors")
     if set(state) != set(model.state_dict()):

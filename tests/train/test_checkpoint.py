@@ -1,5 +1,6 @@
 """Checkpoints: whole or not at all, and nothing in them is run."""
 
+import io
 import os
 import pickle
 import subprocess
@@ -10,7 +11,14 @@ import pytest
 import torch
 
 from hpc_kit.spec.errors import WorkError
-from hpc_kit.train.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint
+from hpc_kit.train.checkpoint import (
+    load_checkpoint,
+    parse_checkpoint,
+    parse_foreign,
+    random_state,
+    restore_random_state,
+    save_checkpoint,
+)
 
 FULL_DISK = """
 import subprocess, sys, torch
@@ -52,7 +60,24 @@ def test_damaged_checkpoint_is_named_with_the_remedy(tmp_path):
     save_checkpoint(tmp_path / "c.pt", {"weights": torch.arange(3.0)})
     whole = (tmp_path / "c.pt").read_bytes()
     (tmp_path / "c.pt").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(WorkError, match=r"c.pt: cannot be read .*; remove it"):
+    with pytest.raises(WorkError, match=r"c.pt: is no whole checkpoint of hpc_kit.* Remove last.pt and best.pt"):
+        load_checkpoint(tmp_path / "c.pt")
+
+
+def test_one_wrong_bit_anywhere_is_refused_naming_the_file(tmp_path):
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, {"weights": torch.arange(20.0), "epoch": 7, "more": [1.5, None]})
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        with pytest.raises(WorkError, match=r"c.pt: is (damaged: its bytes do not fit|no whole checkpoint)"):
+            parse_checkpoint(path, bytes(damaged))
+    assert torch.load(path, weights_only=True)["epoch"] == 7  # torch reads the file as it is
+
+
+def test_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(WorkError, match=r"c.pt: cannot be read: No such file"):
         load_checkpoint(tmp_path / "c.pt")
 
 
@@ -63,12 +88,14 @@ class Harmful:
 
 def test_checkpoint_cannot_run_code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "c.pt").write_bytes(pickle.dumps(Harmful()))
-    with pytest.raises(WorkError):
-        load_checkpoint(tmp_path / "c.pt")
-    torch.save({"x": Harmful()}, tmp_path / "d.pt")
-    with pytest.raises(WorkError):
-        load_checkpoint(tmp_path / "d.pt")
+    buffer = io.BytesIO()
+    torch.save({"x": Harmful()}, buffer)
+    save_checkpoint(tmp_path / "c.pt", {"x": Harmful()})  # with a checksum that fits
+    for content in (pickle.dumps(Harmful(), protocol=2), buffer.getvalue(), (tmp_path / "c.pt").read_bytes()):
+        for read in (parse_foreign, parse_checkpoint):
+            with pytest.raises(WorkError) as refusal:
+                read(tmp_path / "c.pt", content)
+            assert "weights_only" not in str(refusal.value) and "c.pt" in str(refusal.value)
     assert not (tmp_path / "harm-was-done").exists()
 
 
