@@ -4,6 +4,7 @@ Not for: what is in them (runs/, data/, train/).
 """
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -27,6 +28,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(*paths: Path) -> None:
+    """Remove the temporary files that killed writers of `paths` have left, where nobody writes these any more."""
+    for path in paths:
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.tmp"):
+            leftover.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

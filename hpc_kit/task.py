@@ -47,6 +47,7 @@ def _alone(directory: TaskDir) -> Iterator[None]:
     if not lock.acquire():
         raise InputError(f"{directory.path}: another process ({lock.holder().get('pid')}) works on this task")
     try:
+        directory.remove_leftovers()
         yield
     finally:
         lock.release()

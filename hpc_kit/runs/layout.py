@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from hpc_kit.files import write_atomically, write_json
+from hpc_kit.files import remove_leftovers, write_atomically, write_json
 from hpc_kit.lock import Lock
 from hpc_kit.plan import SCHEMA, Plan, Task
 from hpc_kit.spec.errors import InputError
@@ -30,6 +30,8 @@ class TaskDir:
     task_file = property(lambda self: self.path / "task.yaml")
     fingerprint = property(lambda self: self.path / "fingerprint.json")
     epochs = property(lambda self: self.path / "epochs.jsonl")
+    progress = property(lambda self: self.path / "progress.json")
+    stopped = property(lambda self: self.path / "stopped.json")
     metrics = property(lambda self: self.path / "metrics.json")
     predictions = property(lambda self: self.path / "predictions.h5")
     best = property(lambda self: self.path / "best.pt")
@@ -85,6 +87,12 @@ class TaskDir:
     def epochs_done(self) -> int:
         """Return how many epochs are recorded."""
         return self.epochs.read_bytes().count(b"\n") if self.epochs.exists() else 0
+
+    def remove_leftovers(self) -> None:
+        """Remove what killed attempts have left half-written. For the holder of the lock, who writes these files;
+        process.json and exit.json are its supervisor's."""
+        ours = (self.last, self.best, self.predictions, self.metrics, self.fingerprint, self.progress, self.done)
+        remove_leftovers(*ours, self.stopped, self.rendezvous)
 
     def log_tail(self, lines: int) -> list[str]:
         """Return the last lines of log.txt that are not empty."""

@@ -195,6 +195,13 @@ def test_finished_task_is_not_run_again(small_task, capsys):
     assert small_task.epochs.read_bytes() == before and math.isfinite(losses(small_task)[0][0])
 
 
+def test_what_killed_attempts_left_half_written_is_gone(small_task):
+    for name in ("last.pt", "best.pt", "predictions.h5"):
+        (small_task.path / f".{name}.0123abcd.tmp").write_bytes(b"half")
+    run_task(small_task.path)
+    assert list(small_task.path.glob(".*")) == []
+
+
 def test_data_on_the_nodes_disk_gives_the_same_losses(tmp_path, monkeypatch):
     memory = run_small(tmp_path / "memory")
     monkeypatch.setenv("DISK", str(tmp_path))
