@@ -2,8 +2,9 @@
 
 from importlib import import_module
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from hpc_kit.models.parts import GraphModel
 from hpc_kit.spec.job import Graph
 from hpc_kit.spec.models import Model
 
@@ -20,7 +21,7 @@ _MODELS = {
 }
 
 
-def build_model(spec: Model, graph: Graph, targets: int = 1) -> nn.Module:
+def build_model(spec: Model, graph: Graph, targets: int = 1) -> GraphModel:
     """Return the model `spec` describes with fresh weights, drawn from torch's global generator.
 
     It is called as Class(spec, graph, targets): what the job says of the model and of the graphs it will see.

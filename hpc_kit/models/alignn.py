@@ -12,19 +12,22 @@ from hpc_kit.data.line_graph import angle_cosines, line_graph
 from hpc_kit.data.twins import equal_angles, equal_lengths, reverse_edges
 from hpc_kit.models.edge_gate import EdgeGatedConv
 from hpc_kit.models.layers import BatchNorm, Linear, bell, sum_by_graph
+from hpc_kit.models.parts import GraphModel
 from hpc_kit.spec.job import Graph
 from hpc_kit.spec.models import ALIGNN as Spec
 
 LONGEST = 8.0  # Angstrom: the last centre of the bond lengths' basis, whatever the cutoff
 
 
-class ALIGNN(nn.Module):
+class ALIGNN(GraphModel):
     """`alignn_layers` that update atoms from bonds and bonds from angles, `gcn_layers` that update atoms from bonds,
     and a linear function of the mean over atoms. Either number may be 0.
 
     What no output depends on is not there: the last convolution's new bonds, the last angle update's new angles, and
     without GCN layers the last ALIGNN layer's angle update altogether.
     """
+
+    linear_head = True
 
     def __init__(self, spec: Spec, graph: Graph, targets: int = 1):
         super().__init__()
@@ -46,7 +49,7 @@ class ALIGNN(nn.Module):
         self.fc = Linear(hidden, targets)
 
     def embed(self, batch: GraphBatch) -> torch.Tensor:
-        """Return [N, hidden]: the atoms after the last layer."""
+        """Return [N, hidden]: each atom after the last convolution, before atoms are pooled."""
         x = self.atom_embedding(self.elements.index_select(0, batch.z))
         if self.edge_embedding is None:
             return x
@@ -77,9 +80,9 @@ class ALIGNN(nn.Module):
             kind = None
         return x
 
-    def forward(self, batch: GraphBatch) -> torch.Tensor:
-        """Return [G, targets]."""
-        total = sum_by_graph(self.embed(batch), batch.graph_of_atom(), batch.graphs)
+    def head(self, features: torch.Tensor, batch: GraphBatch) -> torch.Tensor:
+        """features [N, hidden] -> [G, targets]: a linear layer of their mean over the atoms."""
+        total = sum_by_graph(features, batch.graph_of_atom(), batch.graphs)
         return self.fc(total / batch.atom_ptr.diff().unsqueeze(1))
 
 

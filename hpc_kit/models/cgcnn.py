@@ -20,6 +20,7 @@ from hpc_kit.models.layers import (
     sum_by_graph,
     sum_over_ranks,
 )
+from hpc_kit.models.parts import GraphModel
 from hpc_kit.spec.job import Graph
 from hpc_kit.spec.models import CGCNN as Spec
 
@@ -39,7 +40,7 @@ class Edges(NamedTuple):
     pieces: list[tuple[slice, slice]]
 
 
-class CGCNN(nn.Module):
+class CGCNN(GraphModel):
     """Element features refined by convolutions over the neighbours, their mean over a crystal, dense layers.
 
     An element that element_table does not describe makes the output NaN.
@@ -64,16 +65,16 @@ class CGCNN(nn.Module):
         return batch.src, batch.dst, batch.edge_vectors().norm(dim=-1)
 
     def embed(self, batch: GraphBatch) -> Tensor:
-        """Return [N, atom_features]: each atom after the last convolution, whose mean over a crystal is pooled."""
+        """Return [N, atom_features]: each atom after the last convolution, before atoms are pooled."""
         edges = self.basis.edges(*self.pairs(batch), atoms=len(batch.z))
         x = (self.embedding(self.elements) + self.unknown).index_select(0, batch.z)
         for convolution in self.convolutions:
             x = convolution(x, edges)
         return x
 
-    def forward(self, batch: GraphBatch) -> Tensor:
-        """Return [G, targets]."""
-        total = sum_by_graph(self.embed(batch), batch.graph_of_atom(), batch.graphs)
+    def head(self, features: Tensor, batch: GraphBatch) -> Tensor:
+        """features [N, atom_features] -> [G, targets]: their mean over a crystal and the dense layers."""
+        total = sum_by_graph(features, batch.graph_of_atom(), batch.graphs)
         h = nn.functional.softplus(total / batch.atom_ptr.diff().unsqueeze(1))
         h = nn.functional.softplus(self.pooled(h))
         for layer in self.dense:

@@ -7,6 +7,7 @@ from torch import nn
 
 from hpc_kit.data.batches import GraphBatch
 from hpc_kit.models.layers import GaussianBasis, Linear, slots, sum_by_graph
+from hpc_kit.models.parts import GraphModel
 from hpc_kit.spec.job import Graph
 from hpc_kit.spec.models import MPNN as Spec
 
@@ -21,7 +22,7 @@ _UPSTREAM = {
 }
 
 
-class MPNN(nn.Module):
+class MPNN(GraphModel):
     """`steps` rounds of messages sum_j A(e_ij) x_j, taken up by a GRU, then Set2Set over the atoms.
 
     Section 3 (GRU of GG-NN) and section 5 (edge network, Set2Set over the pairs of an atom's last and first
@@ -41,7 +42,7 @@ class MPNN(nn.Module):
         self.output = nn.Sequential(Linear(2 * hidden, hidden), nn.ReLU(), Linear(hidden, targets))
 
     def embed(self, batch: GraphBatch) -> torch.Tensor:
-        """Return [N, hidden]: what Set2Set sees of each atom."""
+        """Return [N, hidden]: what Set2Set sees of each atom, the last layer before atoms are pooled."""
         start = self.embedding(batch.z)
         return self.join(torch.cat([self.refine(start, batch), start], dim=1))
 
@@ -52,9 +53,9 @@ class MPNN(nn.Module):
             x = self.gru(self.message(x, edges), x)
         return x
 
-    def forward(self, batch: GraphBatch) -> torch.Tensor:
-        """Return [G, targets]."""
-        return self.output(self.readout(self.embed(batch), batch.graph_of_atom(), batch.graphs))
+    def head(self, features: torch.Tensor, batch: GraphBatch) -> torch.Tensor:
+        """features [N, hidden] -> [G, targets]: Set2Set and the network after it."""
+        return self.output(self.readout(features, batch.graph_of_atom(), batch.graphs))
 
 
 class Edges(NamedTuple):

@@ -14,6 +14,7 @@ from hpc_kit.data.batches import GraphBatch
 from hpc_kit.models.filtered import filtered_sum
 from hpc_kit.models.layers import Linear, ShiftedSoftplus, bell, sum_by_graph
 from hpc_kit.models.pairs import Pairs, distances, has_reverses, pairs_of
+from hpc_kit.models.parts import GraphModel
 from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.job import Graph
 from hpc_kit.spec.models import PhysNet as Spec
@@ -21,7 +22,7 @@ from hpc_kit.spec.models import PhysNet as Spec
 COULOMB = 14.399645351950548  # e^2 / (4 pi eps0) in eV Angstrom: twice `kehalf` of the authors' NeuralNetwork.py
 
 
-class PhysNet(nn.Module):
+class PhysNet(GraphModel):
     """Atom embeddings through `interactions` modules, whose outputs are summed, then scaled and shifted by element.
 
     With `electrostatics` each target has, beside its atomic property, a charge of each atom, and the Coulomb energy
@@ -33,6 +34,7 @@ class PhysNet(nn.Module):
         self.cutoff, self.targets = graph.cutoff, targets
         self.reverses = has_reverses(graph)
         self.electrostatics, self.readout = spec.electrostatics, spec.readout
+        self.linear_head = not spec.electrostatics  # the Coulomb energy is a product of charges
         outputs = 2 * targets if spec.electrostatics else targets
         self.embedding = nn.Embedding(119, spec.hidden)
         self.basis = ExponentialBasis(graph.cutoff, spec.basis)
@@ -56,14 +58,15 @@ class PhysNet(nn.Module):
             seen.append(features)
         return torch.cat(seen, dim=1)
 
-    def forward(self, batch: GraphBatch) -> torch.Tensor:
-        """Return [G, targets]. Raises InputError for crystals with `electrostatics`."""
+    def head(self, features: torch.Tensor, batch: GraphBatch) -> torch.Tensor:
+        """features [N, interactions * hidden] -> [G, targets]: the linear output layers, scaled and shifted by
+        element, and their sum or mean over the atoms. Raises InputError for crystals with `electrostatics`."""
         if self.electrostatics and batch.shift is not None:
             raise InputError(
                 "model.electrostatics: sums over all pairs of a molecule and has no meaning for a periodic structure;"
                 " set it to false"
             )
-        of_atoms = self.output(self.embed(batch))
+        of_atoms = self.output(features)
         # Energies are E_i = s_z sum_m y_i^m + c_z: a scale and a shift of the element.
         of_atoms = of_atoms * self.scale.index_select(0, batch.z) + self.shift.index_select(0, batch.z)
         graph_of_atom = batch.graph_of_atom()

@@ -10,6 +10,7 @@ from hpc_kit.data.batches import GraphBatch
 from hpc_kit.models.filtered import filtered_sum
 from hpc_kit.models.layers import GaussianBasis, Linear, ShiftedSoftplus, sum_by_graph
 from hpc_kit.models.pairs import Pairs, distances, has_reverses, pairs_of
+from hpc_kit.models.parts import GraphModel
 from hpc_kit.spec.job import Graph
 from hpc_kit.spec.models import SchNet as Spec
 
@@ -24,8 +25,10 @@ _UPSTREAM = [
 ]
 
 
-class SchNet(nn.Module):
+class SchNet(GraphModel):
     """Atom embeddings refined by `interactions` blocks, then an atom-wise network and a sum or mean over atoms."""
+
+    linear_head = True
 
     def __init__(self, spec: Spec, graph: Graph, targets: int = 1):
         super().__init__()
@@ -62,9 +65,9 @@ class SchNet(nn.Module):
             x = x + block(x, basis, fade, pairs, grid)
         return self.atomwise(x)
 
-    def forward(self, batch: GraphBatch) -> torch.Tensor:
-        """Return [G, targets]."""
-        per_atom = self.output(self.embed(batch))
+    def head(self, features: torch.Tensor, batch: GraphBatch) -> torch.Tensor:
+        """features [N, hidden // 2] -> [G, targets]: the last linear layer, summed or averaged over the atoms."""
+        per_atom = self.output(features)
         total = sum_by_graph(per_atom, batch.graph_of_atom(), batch.graphs)
         if self.readout == "mean":
             return total / batch.atom_ptr.diff().unsqueeze(1)

@@ -13,17 +13,20 @@ from hpc_kit.data.batches import GraphBatch
 from hpc_kit.models.edge_sums import PairedEdges, head_products, head_sums, silu_parts, vector_sums
 from hpc_kit.models.layers import Linear, bell, sum_by_graph
 from hpc_kit.models.pairs import has_reverses
+from hpc_kit.models.parts import GraphModel
 from hpc_kit.spec.job import Graph
 from hpc_kit.spec.models import TorchMDET as Spec
 
 ELEMENTS = 100  # rows of both embeddings, as in the published code: up to Es
 
 
-class TorchMDET(nn.Module):
+class TorchMDET(GraphModel):
     """Atoms with scalars x [N, F] and vectors [3, N, F], refined by `layers` attention layers, then gated to a sum.
 
     `shift` [1] is added to each graph's output: zero but in a checkpoint of TorchMD-NET's own.
     """
+
+    linear_head = True
 
     def __init__(self, spec: Spec, graph: Graph, targets: int = 1):
         super().__init__()
@@ -52,9 +55,9 @@ class TorchMDET(nn.Module):
         x, vectors = self.gate(self.norm(x), vectors)
         return self.atomwise(torch.cat([x, _length(self.lengths(vectors))], dim=1))
 
-    def forward(self, batch: GraphBatch) -> Tensor:
-        """Return [G, targets]."""
-        per_atom = self.output(self.embed(batch))
+    def head(self, features: Tensor, batch: GraphBatch) -> Tensor:
+        """features [N, hidden // 2] -> [G, targets]: the last linear layer, summed or averaged, plus `shift`."""
+        per_atom = self.output(features)
         total = sum_by_graph(per_atom, batch.graph_of_atom(), batch.graphs)
         if self.readout == "mean":
             total = total / batch.atom_ptr.diff().unsqueeze(1)

@@ -140,7 +140,8 @@ class Foreign(_Model):
 
     It takes a torch_geometric Data batch, or with `takes: dgl` upstream ALIGNN's (graph, line graph), with
     `takes: dgl_lattice` those and the cells, as ALIGNN has wanted since 2024, and returns
-    [G, targets], or [G] for one target.
+    [G, targets], or [G] for one target. Work on the features of atoms needs the class's embed and head as well
+    (docs/training.md).
     """
 
     model_config = ConfigDict(serialize_by_alias=True)
