@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -10,6 +9,7 @@ from hpc_kit.sites.policy import Estimate
 from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.site import Site, load_site
 from hpc_kit.spec.walltime import in_words
+from hpc_kit.spec.yaml_text import write_yaml
 
 
 def print_estimate(estimate: Estimate | None) -> None:
@@ -42,7 +42,7 @@ def print_sites(files: dict[str, Path], console: Console) -> None:
 def print_site(site: Site, console: Console) -> None:
     """Print a site as resolved: its partitions as a table, the rest as YAML."""
     rest = {key: value for key, value in site.model_dump(exclude_defaults=True).items() if key != "partitions"}
-    print(yaml.safe_dump(rest, sort_keys=False, allow_unicode=True, width=118), end="")
+    print(write_yaml(rest), end="")
     if site.partitions:
         table = Table()
         for column in ("partition", "cores", "GB", "GPUs", "nodes", "walltime", "factor", "options, notes"):

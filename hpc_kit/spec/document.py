@@ -1,27 +1,29 @@
-"""A YAML file together with where each of its keys stands, so that an error can name file and line.
+"""What users write as a checked model, and where each of its keys stands, so that an error can name file and line.
 
-Not for: what the keys mean (job.py, site.py).
+Not for: YAML itself (yaml_text.py), what the keys mean (job.py, site.py).
 """
 
 import copy
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from hpc_kit.spec.errors import InputError, allowed
+from hpc_kit.spec.text import control_character, cut
+from hpc_kit.spec.yaml_text import Key, dotted, parse, read_yaml
 
-Key = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
+MAX_ERRORS = 20  # of one file are told
 
 
 class Strict(BaseModel):
-    """Base of all that users write: no unknown keys, no silent conversion of types, unchangeable."""
+    """Base of all that users write: no unknown keys, no silent conversion of types, no control characters in any
+    text (all of it may come to stand in a batch script), unchangeable."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True)
 
@@ -36,25 +38,26 @@ class Strict(BaseModel):
                     raise PydanticCustomError("unknown_key", "{text}", {"text": text, "key": str(key)})
         return value
 
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's scalars: `1e-3` is a number, `02:00:00` and `no` are text."""
-
-
-_Loader.yaml_implicit_resolvers = {}
-for _tag, _pattern, _first in [
-    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
-    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
-    ("int", r"^[-+]?[0-9]+$", list("-+0123456789")),
-    ("float", r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$", list("-+.0123456789")),
-    ("float", r"^(?:[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$", list("-+.")),
-]:
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
+    @model_validator(mode="before")
+    @classmethod
+    def _lines_of_text(cls, value: Any) -> Any:
+        for path, text in _texts(value, ()):
+            if reason := control_character(text):
+                raise PydanticCustomError("control_character", "{text}", {"text": reason, "path": path})
+        return value
 
 
-def parse_scalar(text: str) -> Any:
-    """Parse the value of a `--set key=value` as a job file would: `3`, `1e-3`, `[0, 1]`, `null`, text."""
-    return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+def _texts(value: Any, path: Key) -> Iterator[tuple[Key, str]]:
+    """Yield every text in plain data, keys too, with its path."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _texts(key, (*path, key))
+            yield from _texts(item, (*path, key))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _texts(item, (*path, index))
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class Document:
 
     def error(self, key: Key, message: str) -> InputError:
         """Return the error for `key` as `file:line: dotted.key: message`."""
-        return InputError(f"{self.place(key)}: {_dotted(key)}{message}")
+        return InputError(f"{self.place(key)}: {dotted(key)}{cut(message, 1000)}")
 
     def with_value(self, key: Key, value: Any, place: str) -> "Document":
         """Return a copy in which `key` holds `value`, as if written at `place`."""
@@ -84,7 +87,7 @@ class Document:
                 table[part] = {}
             table = table[part]
             if not isinstance(table, dict):
-                raise InputError(f"{place}: {_dotted(key[: depth + 1])}holds a value, not keys of its own")
+                raise InputError(f"{place}: {dotted(key[: depth + 1])}holds a value, not keys of its own")
         table[key[-1]] = value
         places = {k: v for k, v in self.places.items() if k[: len(key)] != key} | {key: place}
         return Document(self.path, data, places)
@@ -94,7 +97,9 @@ class Document:
         try:
             return model.model_validate(self.data)
         except ValidationError as error:
-            lines = [str(self.error(*self._explain(e))) for e in error.errors()]
+            found = error.errors()
+            lines = [str(self.error(*self._explain(e))) for e in found[:MAX_ERRORS]]
+            lines += [f"and {len(found) - MAX_ERRORS} more"] * (len(found) > MAX_ERRORS)
             raise InputError("\n".join(lines)) from None
 
     def _explain(self, error: dict) -> tuple[Key, str]:
@@ -103,6 +108,8 @@ class Document:
         kind, context, given = error["type"], error.get("ctx", {}), error["input"]
         if kind == "unknown_key":
             return (*key, context["key"]), context["text"]
+        if kind == "control_character":
+            return (*key, *context["path"]), context["text"]
         if kind == "missing":
             return (*key, error["loc"][-1]), "is missing"
         if kind == "literal_error":
@@ -131,7 +138,7 @@ class Document:
         }.get(kind)
         if wanted is None:
             return key, error["msg"].removeprefix("Value error, ")
-        return key, f"{wanted.format(**context)} (got {given!r})"
+        return key, f"{wanted.format(**context)} (got {cut(repr(given))})"
 
     def _real_key(self, loc: Iterable[str | int]) -> Key:
         """Drop from pydantic's location what is not in the file (the tags of unions)."""
@@ -145,31 +152,29 @@ class Document:
         return key
 
 
+def parse_value(option: str, text: str) -> tuple[Key, Any]:
+    """Return (key, value) of `option` `key=value`, where the value is written as in a job file: `3`, `1e-3`,
+    `[0, 1]`, `null`, text. Raises InputError."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f"{option} {text}: must be key=value, as in {option} train.epochs=3")
+
+    def place(line: int, column: int) -> str:
+        return f"{option} {key}: {f'line {line}, ' * (line > 1)}column {column} of its value"
+
+    found, _ = parse(value, place)
+    return tuple(key.strip().split(".")), found
+
+
 def read_document(path: Path) -> Document:
     """Read a YAML file whose top level holds keys and values.
 
     Raises InputError where it cannot be read, is not YAML, or names a key twice.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
-    loader = _Loader(text)
-    try:
-        node = loader.get_single_node()
-        places: dict[Key, str] = {}
-        if node is not None:
-            _walk(node, (), str(path), places)
-        data = loader.construct_document(node) if node is not None else None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
-    finally:
-        loader.dispose()
+    data, lines = read_yaml(path)
     if not isinstance(data, dict):
         raise InputError(f"{path}: must hold keys and values, as in 'name: my-job'")
-    return Document(str(path), data, places)
+    return Document(str(path), data, {key: f"{path}:{line}" for key, line in lines})
 
 
 def read_extended(path: Path, find: Callable[[str, Path], Path], seen: tuple[Path, ...] = ()) -> Document:
@@ -199,25 +204,6 @@ def _laid_over(under: dict, over: dict) -> dict:
     return merged
 
 
-def _walk(node: yaml.Node, key: Key, path: str, places: dict[Key, str]) -> None:
-    if isinstance(node, yaml.MappingNode):
-        for name, value in node.value:
-            inner = (*key, name.value)
-            line = f"{path}:{name.start_mark.line + 1}"
-            if inner in places:
-                raise InputError(f"{line}: {_dotted(inner)}is written twice (first at {places[inner]})")
-            places[inner] = line
-            _walk(value, inner, path, places)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            places[(*key, index)] = f"{path}:{value.start_mark.line + 1}"
-            _walk(value, (*key, index), path, places)
-
-
 def _outside(given: Any, expected: str) -> str:
     names = re.findall(r"'([^']+)'", expected)
-    return f"{given!r} is not allowed; {allowed(given, names)}"
-
-
-def _dotted(key: Key) -> str:
-    return ".".join(str(part) for part in key) + ": " if key else ""
+    return f"{cut(repr(given))} is not allowed; {allowed(given, names)}"

@@ -21,6 +21,6 @@ class Preempted(Exception):
 def allowed(word: str, names: Iterable[str]) -> str:
     """Return "did you mean 'x'? allowed: x, y" for a word outside `names`; without the question if none is near."""
     names = list(names)
-    near = difflib.get_close_matches(str(word), names, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(str(word)[:200], names, n=1, cutoff=0.6)
     question = f"did you mean {near[0]!r}? " if near else ""
     return f"{question}allowed: {', '.join(names)}"

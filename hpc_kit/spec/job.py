@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from hpc_kit.spec.document import Document, Strict, parse_scalar, read_document
-from hpc_kit.spec.errors import InputError
+from hpc_kit.spec.document import Document, Strict, parse_value, read_document
 from hpc_kit.spec.models import Model, Positive, PositiveFloat, SchNet
 from hpc_kit.spec.shipped import find_shipped
 from hpc_kit.spec.split import Fractions, Seed, Split
@@ -183,8 +182,5 @@ def load_job(name: str, overrides: Sequence[str] = ()) -> JobFile:
     """
     document = read_document(find_shipped("jobs", name))
     for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise InputError(f"--set {text}: must be key=value, as in --set train.epochs=3")
-        document = document.with_value(tuple(key.strip().split(".")), parse_scalar(value), f"--set {text}")
+        document = document.with_value(*parse_value("--set", text), f"--set {text}")
     return JobFile(document.check(Job), document)

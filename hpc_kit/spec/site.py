@@ -15,7 +15,7 @@ from hpc_kit.spec.walltime import Walltime
 
 NODE_LOCAL = "HPC_KIT_NODE_LOCAL"  # the variable that tells a task its site's node_local
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-OneLine = Annotated[str, Field(pattern=r"^[^\r\n\x00]+$")]
+Text = Annotated[str, Field(min_length=1)]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Term = Literal["nodes", "gpus", "cores", "memory_gb"]
 Per = dict[Term, PositiveFloat]
@@ -32,7 +32,7 @@ class Partition(Strict):
     replaces the site's terms of charge, `options` are added to the site's.
     """
 
-    queue: str | None = None
+    queue: Annotated[str, Field(pattern=r"^\S*$")] | None = None
     cores: Positive
     memory_gb: Positive
     gpus: Annotated[int, Field(ge=0)] = 0
@@ -48,7 +48,7 @@ class Partition(Strict):
     preemptible: bool = False
     factor: Annotated[float, Field(ge=0)] = 1.0
     per: Per | None = None
-    options: list[OneLine] = []
+    options: list[Text] = []
     note: str | None = None
 
 
@@ -66,8 +66,8 @@ class Container(Strict):
 
     command: str = "apptainer"
     gpu: Literal["nv", "rocm"] | None = None
-    binds: list[OneLine] = []
-    environment: dict[Variable, OneLine] = {}
+    binds: list[Text] = []
+    environment: dict[Variable, Text] = {}
 
 
 class Site(Strict):
@@ -93,9 +93,9 @@ class Site(Strict):
     partition: Name | None = None
     partitions: dict[Name, Partition] = {}
     charge: Charge | None = None
-    options: list[OneLine] = []
+    options: list[Text] = []
     needs: dict[str, str] = {}
-    setup: list[OneLine] = []
+    setup: list[Text] = []
     environment: dict[Variable, str] = {}
     container: Container | None = None
     node_local: str | None = None

@@ -86,7 +86,10 @@ def test_account_and_partition_of_the_command_line_win(own):
             r"mine.yaml:4: partitions.cpu.core: unknown key",
         ),
         ("extends: delta\nname: mine\naccount: 'a; rm -rf x'\n", r"mine.yaml:3: account: must match"),
-        ('extends: delta\nname: mine\noptions: ["--x\\n#SBATCH --y"]\n', "options.0: must match"),
+        (
+            'extends: delta\nname: mine\noptions: ["--x\\n#SBATCH --y"]\n',
+            r"mine.yaml:3: options.0: must be one line",
+        ),
         ("name: mine\ndescription: x\nscheduler: slurm\n", "a site with scheduler 'slurm' needs at least one"),
         ("extends: delta\nname: mine\nenvironment: {'A B': x}\n", "must match"),
     ],
