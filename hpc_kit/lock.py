@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import socket
+import struct
 import tempfile
 import time
 from pathlib import Path
@@ -14,6 +15,10 @@ import psutil
 from hpc_kit.spec.errors import InputError
 
 STALE_S = 60.0  # a holder on another host that has not touched its file for so long is gone
+# fcntl(2), "Open file description locks": they can be asked about without being taken. A Python that was built for an
+# old C library has no names for them.
+_GETLK, _SETLK, _SETLKW = 36, 37, 38
+_WHOLE_FILE = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length, process
 
 
 class Lock:
@@ -52,18 +57,22 @@ class Lock:
             self._handle = None
 
     def is_held(self) -> bool:
-        """Tell whether a process holds the lock now."""
+        """Tell whether a process holds the lock now. Looking takes nothing: a process that starts meanwhile gets it."""
         if self._handle is not None:
             return True
         if not self.path.exists():
             return False
         if self._beats_elsewhere():
             return True
-        handle = self._take(look=True)
-        if handle is None:
-            return True
-        os.close(handle)
-        return False
+        try:
+            handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read: {error.strerror}") from None
+        try:
+            found = fcntl.fcntl(handle, _GETLK, struct.pack(_WHOLE_FILE, fcntl.F_WRLCK, 0, 0, 0, 0))
+        finally:
+            os.close(handle)
+        return struct.unpack(_WHOLE_FILE, found)[0] != fcntl.F_UNLCK
 
     def holder(self) -> dict:
         """Return pid, host and time of birth of the last holder; {} where nobody ever had it."""
@@ -82,25 +91,24 @@ class Lock:
         holder = self.holder()
         if not holder.get("beats") or holder.get("host") == socket.gethostname():
             return False
-        return _server_time(self.path.parent) - self.path.stat().st_mtime < STALE_S
+        return server_time(self.path.parent) - self.path.stat().st_mtime < STALE_S
 
-    def _take(self, wait: bool = False, look: bool = False) -> int | None:
+    def _take(self, wait: bool) -> int | None:
         try:
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            if not look or error.errno not in (errno.EACCES, errno.EROFS, errno.EPERM):
-                raise InputError(f"{self.path}: cannot be opened for writing: {error.strerror}") from None
-            handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)  # somebody else's: it may be looked at
-        kind = fcntl.LOCK_SH if look else fcntl.LOCK_EX
+            raise InputError(f"{self.path}: cannot be opened for writing: {error.strerror}") from None
         try:
-            fcntl.flock(handle, kind | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
+            fcntl.fcntl(handle, _SETLKW if wait else _SETLK, struct.pack(_WHOLE_FILE, fcntl.F_WRLCK, 0, 0, 0, 0))
+        except OSError as error:
             os.close(handle)
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
             return None
         return handle
 
 
-def _server_time(folder: Path) -> float:
+def server_time(folder: Path) -> float:
     """Return the time of the file system that holds `folder`, which may differ from this host's."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:

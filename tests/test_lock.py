@@ -30,6 +30,35 @@ def test_lock_has_one_holder_and_ends_with_it(tmp_path):
     lock.release()
 
 
+def test_looking_at_a_lock_never_keeps_another_from_it(tmp_path):
+    """One process looks all the time; another takes the lock a thousand times, and is seen each time."""
+    path = tmp_path / "lock"
+    path.touch()
+    look = "import sys; from pathlib import Path; from hpc_kit.lock import Lock\n"
+    look += "lock = Lock(Path(sys.argv[1])); print('looks', flush=True)\nwhile True: lock.is_held()"
+    watcher = subprocess.Popen([sys.executable, "-c", look, str(path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert watcher.stdout.readline() == "looks\n"
+        for _ in range(1000):
+            lock = Lock(path)
+            assert lock.acquire()
+            assert Lock(path).is_held() and not Lock(path).acquire()
+            lock.release()
+    finally:
+        watcher.kill()
+        watcher.wait()
+    assert not Lock(path).is_held()
+
+
+def test_lock_that_may_only_be_read_can_be_looked_at(tmp_path):
+    lock = Lock(tmp_path / "lock")
+    assert lock.acquire()
+    lock.path.chmod(0o444)
+    assert Lock(lock.path).is_held()
+    lock.release()
+    assert not Lock(lock.path).is_held()
+
+
 def elsewhere(path, beats=True):
     """Write a lock file as a holder on another host leaves it, whose kernel lock is not seen here."""
     path.write_text(json.dumps({"pid": 7, "host": "login9", "born": 1.0, "beats": beats}))
