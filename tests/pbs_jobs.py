@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import psutil
+import pytest
 
 from hpc_kit.sites.pbs import PBS
 from hpc_kit.sites.scheduler import Block
@@ -49,3 +50,12 @@ def alive(pid: int) -> bool:
 
 def running(pbs, job: str, sign: Path) -> None:
     pbs.wait(lambda: state(job) == "running" and sign.exists())
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, folder: Path, answer: str) -> None:
+    """Have qstat answer just this."""
+    (folder / "answer").write_text(answer)
+    program = folder / "qstat"
+    program.write_text(f"#!/bin/sh\ncat {folder}/answer\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")

@@ -146,11 +146,3 @@ def test_preempted_job_of_pbs_goes_on(pbs, tmp_path):
     run.done_once()
     assert run.ends()[0]["again"]
     same(run.losses(), undisturbed(*ONE))
-
-
-def test_malformed_answers_of_pbs_lose_nothing(pbs, tmp_path):
-    (tmp_path / "site.yaml").write_text(SITE.format(dialect="pbs"))
-    pbs.inject("bad-json")
-    run = start(tmp_path, tmp_path / "site.yaml", *ONE)
-    run.end()
-    run.done_once()

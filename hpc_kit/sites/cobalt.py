@@ -20,7 +20,7 @@ from hpc_kit.sites.scheduler import Block, JobRecord, SchedulerError, State, ask
 from hpc_kit.spec.errors import InputError
 
 _SAFE_PATH = re.compile(r"^/[^\s$]+$")
-_HEADER = "JobID:State:RunTime:StartTime:Location:JobName"
+_HEADER = "JobID:State:RunTime:Location:JobName"
 _STATES: dict[str, State] = {
     "queued": "queued",
     "starting": "running",
@@ -31,7 +31,6 @@ _STATES: dict[str, State] = {
     "admin_hold": "held",
     "dep_hold": "held",
 }
-_OUTER_COMMA = re.compile(r",(?![^\[]*\])")  # nodes may be merged: thetagpu[01-02,05]
 _JOB = re.compile(r"^Jobid: (\d+)\s*$", re.MULTILINE)
 _STAMPED = re.compile(r"^(\w{3} \w{3} +\d+ \d\d:\d\d:\d\d \d{4} [+-]\d{4}) (?:\(\w+\) )?(.*)$")
 _EXIT = re.compile(r"task completed normally with an exit code of (-?\d+|None)")
@@ -147,9 +146,7 @@ def _listed(row: dict[str, str]) -> JobRecord:
         state,
         f"qstat: State={row['State']} RunTime={row['RunTime']} Location={row['Location']}",
         why=row["State"] if state == "held" else "",
-        started=_time(row["StartTime"]),
         elapsed_s=_seconds(row["RunTime"]),
-        nodes=() if row["Location"] in ("None", "-", "") else tuple(_OUTER_COMMA.split(row["Location"])),
     )
 
 
@@ -159,7 +156,7 @@ def _forgotten(job: str, history: tuple[Path, str] | None) -> JobRecord:
         return JobRecord(job, "unknown", "it has left the queue and wrote no cobaltlog")
     path, text = history
     state: State = "unknown"
-    code, started, ended, evidence = None, None, None, ""
+    started, ended, evidence = None, None, ""
     for line in text.splitlines():
         stamped = _STAMPED.match(line)
         message = stamped.group(2) if stamped else line
@@ -169,16 +166,13 @@ def _forgotten(job: str, history: tuple[Path, str] | None) -> JobRecord:
         exited = _EXIT.search(message)
         said = next((end for words, end in _ENDS.items() if words in message), None)
         if exited:
-            code = None if exited.group(1) == "None" else int(exited.group(1))
-            said = "node_failure" if code is None else "done" if code == 0 else "failed"
+            said = {"None": "node_failure", "0": "done"}.get(exited.group(1), "failed")
         if said is not None:
             state, ended, evidence = said, when, message
     if state == "unknown":
         evidence = "it has left the queue, and its cobaltlog does not say how it ended"
     elapsed = ended - started if started is not None and ended is not None else None
-    return JobRecord(
-        job, state, f"{path.name}: {evidence}", exit_code=code, started=started, ended=ended, elapsed_s=elapsed
-    )
+    return JobRecord(job, state, f"{path.name}: {evidence}", elapsed_s=elapsed)
 
 
 def _time(text: str) -> float | None:

@@ -2,22 +2,22 @@
 
 The meaning of exit statuses, comments and substates is read from OpenPBS's sources (src/include/job.h,
 src/server/svr_jobfunc.c, src/cmds/qstat.c). Checked against the stand-in of docs/testbed-standins.md, not against a
-real server. Not for: mending its JSON (pbs_json.py).
+real server. JSON is not asked for: what PBS writes often is none (OpenPBS issues 1255 and 2541).
 """
 
 import getpass
 import re
 import subprocess
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpc_kit.sites.pbs_json import read_json
 from hpc_kit.sites.scheduler import Block, JobRecord, SchedulerError, State, ask
 from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.walltime import in_words
 
 _ID = re.compile(r"^\d+(\[\d*\])?(\.[A-Za-z0-9_.-]+)?$")
+_ATTRIBUTE = re.compile(r"^ {4}([\w.]+) = (.*)$")
+_FOLDED = re.compile(r"\n\t")  # qstat breaks long values
 _SAFE_PATH = re.compile(r"^/[A-Za-z0-9_./+=@-]+$")
 _STATES: dict[str, State] = {
     "Q": "queued",
@@ -105,7 +105,7 @@ class PBS:
     def find(self, prefix: str) -> list[str]:
         """Return the ids of this user's jobs, queued or running, whose names begin with `prefix`.
 
-        Two commands: qstat refuses -u together with JSON, and its tables cut names and ids short.
+        Two commands: the tables that qstat prints for a user cut names and ids short.
         """
         answer = ask("qselect", "-u", getpass.getuser())
         if answer.returncode != 0:
@@ -148,53 +148,45 @@ def _check(answer: subprocess.CompletedProcess[str], harmless: Sequence[str]) ->
         raise SchedulerError(_said(answer))
 
 
-def _jobs(ids: Sequence[str]) -> dict[str, dict]:
-    """Return what qstat says of the jobs, by number. Where its answer cannot be read, each job is asked for alone."""
+def _jobs(ids: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return what qstat says of the jobs, by number: its attributes, those of a list as "Resource_List.walltime"."""
     if not ids:
         return {}
-    answer = ask("qstat", "-x", "-f", "-F", "json", *ids)
+    answer = ask("qstat", "-x", "-f", *ids)
     _check(answer, _FORGOTTEN)
     if not answer.stdout.strip():
         if answer.returncode == 0:
             raise SchedulerError("qstat: no answer")
         return {}
-    try:
-        jobs = read_json(answer.stdout).get("Jobs", {})
-    except ValueError as error:
-        if len(ids) == 1:
-            raise SchedulerError(f"qstat -x -f -F json {ids[0]}: the answer is not JSON: {error}") from None
-        return {number: job for one in ids for number, job in _jobs([one]).items()}
-    return {_number(job): said for job, said in jobs.items()}
+    jobs: dict[str, dict[str, str]] = {}
+    for line in _FOLDED.sub("", answer.stdout).splitlines():
+        if line.startswith("Job Id: "):
+            jobs[_number(line.removeprefix("Job Id: ").strip())] = said = {}
+        elif (pair := _ATTRIBUTE.match(line)) and jobs:
+            said.setdefault(pair[1], pair[2].strip())  # a variable of the job may hold a line that looks like one
+    if not jobs:
+        raise SchedulerError(f"{answer.args[0]}: not its documented form: {answer.stdout[:200]!r}")
+    return jobs
 
 
-def _record(asked: str, job: dict) -> JobRecord:
-    letter, comment = str(job.get("job_state", "?")), str(job.get("comment", ""))
-    used, wanted = job.get("resources_used", {}), job.get("Resource_List", {})
-    elapsed, limit = _seconds(used.get("walltime")), _seconds(wanted.get("walltime"))
-    status = job.get("Exit_status")
-    status = int(status) if str(status).lstrip("-").isdigit() else None
-    ended = letter in ("F", "X")
+def _record(asked: str, job: dict[str, str]) -> JobRecord:
+    letter, comment = job.get("job_state", "?"), job.get("comment", "")
+    used, wanted = job.get("resources_used.walltime"), job.get("Resource_List.walltime")
+    elapsed, limit = _seconds(used), _seconds(wanted)
+    status, substate = _whole(job.get("Exit_status")), _whole(job.get("substate"))
     over = elapsed is not None and limit is not None and elapsed >= limit
-    state = _outcome(status, job.get("substate"), comment, over) if ended else _STATES.get(letter, "unknown")
+    ended = letter in ("F", "X")
+    state = _outcome(status, substate, comment, over) if ended else _STATES.get(letter, "unknown")
     evidence = f"qstat -x -f: job_state={letter}"
-    for name, value in (("Exit_status", status), ("substate", job.get("substate")), ("comment", comment or None)):
+    for name, value in (("Exit_status", status), ("substate", substate), ("comment", comment or None)):
         evidence += "" if value is None else f" {name}={value}"
     if elapsed is not None:
-        evidence += f" resources_used.walltime={used['walltime']} of {wanted.get('walltime')}"
-    return JobRecord(
-        asked,
-        state,
-        evidence,
-        why=comment if state in ("queued", "held") else "",
-        exit_code=_exit_code(status),
-        started=_time(job.get("stime")),
-        ended=_time(job.get("obittime", job.get("mtime"))) if ended else None,
-        elapsed_s=elapsed,
-        nodes=tuple(dict.fromkeys(re.findall(r"(?:^|\+)([^/+]+)/", str(job.get("exec_host", ""))))),
-    )
+        evidence += f" resources_used.walltime={used} of {wanted}"
+    why = comment if state in ("queued", "held") else ""
+    return JobRecord(asked, state, evidence, why=why, elapsed_s=elapsed)
 
 
-def _outcome(status: int | None, substate: object, comment: str, over_walltime: bool) -> State:
+def _outcome(status: int | None, substate: int | None, comment: str, over_walltime: bool) -> State:
     """Return what became of a finished job. PBS's own word goes before what the exit status looks like."""
     if "preempt" in comment.lower() or "terminated by Scheduler" in comment:
         return "preempted"
@@ -210,31 +202,20 @@ def _outcome(status: int | None, substate: object, comment: str, over_walltime: 
         return "done"
     if status < 0:
         return "preempted" if status == _CHECKPOINTED else "node_failure" if status in _HOST_FAILED else "failed"
-    by_signal = (_exit_code(status) or 0) - 128
+    by_signal = status - 256 if status >= 256 else status - 128  # as PBS writes it, or as a shell does
     return "time_limit" if by_signal in (_TERM, _KILL) and over_walltime else "failed"
 
 
-def _exit_code(status: int | None) -> int | None:
-    """Return the script's exit code; PBS writes 256 + a signal where a shell says 128 + a signal."""
-    if status is None or status < 0:
-        return None
-    return status - 128 if status >= 256 else status
+def _whole(text: str | None) -> int | None:
+    return int(text) if text and text.lstrip("-").isdigit() else None
 
 
-def _seconds(clock: object) -> float | None:
+def _seconds(clock: str | None) -> float | None:
     """Return the seconds of HH:MM:SS; PBS may print a walltime as plain seconds."""
-    parts = str(clock).split(":")
+    parts = (clock or "").split(":")
     if not all(part.isdigit() for part in parts):
         return None
     seconds = 0
     for part in parts:
         seconds = seconds * 60 + int(part)
     return float(seconds)
-
-
-def _time(text: object) -> float | None:
-    """Return the time that PBS prints as `Mon Nov 23 19:00:00 2026`, which is this machine's local time."""
-    try:
-        return time.mktime(time.strptime(str(text)))
-    except (ValueError, OverflowError):
-        return None

@@ -22,9 +22,10 @@ State = Literal[
     "node_failure",
     "preempted",
     "cancelled",
+    "forgotten",
     "unknown",
 ]
-ENDED = ("done", "failed", "out_of_memory", "time_limit", "node_failure", "preempted", "cancelled")
+ENDED = ("done", "failed", "out_of_memory", "time_limit", "node_failure", "preempted", "cancelled", "forgotten")
 FORGOTTEN_AFTER = 3  # so many answers in a row without a word of a job: it is gone
 COMMAND_TIMEOUT_S = 60.0
 
@@ -37,19 +38,17 @@ class SchedulerError(Exception):
 class JobRecord:
     """What a scheduler says of one of its jobs.
 
-    `evidence` is what it said, in its own words, with the command that asked; `why` is why a queued job waits.
-    `started` and `ended` are seconds since 1970 on the scheduler's clock, `elapsed_s` what it counts as used.
+    `evidence` is what it said, in its own words, with the command that asked; `why` is why a queued job waits;
+    `elapsed_s` is what the scheduler counts as used. `earlier` is how the job ended before, where the scheduler has
+    queued it again by itself.
     """
 
     id: str
     state: State
     evidence: str
     why: str = ""
-    exit_code: int | None = None
-    started: float | None = None
-    ended: float | None = None
     elapsed_s: float | None = None
-    nodes: tuple[str, ...] = ()
+    earlier: "JobRecord | None" = None
 
 
 @dataclass(frozen=True)
@@ -111,8 +110,8 @@ class Followed:
             silent = told is None or told.state == "unknown"
             self._missed[job] = self._missed[job] + 1 if silent else 0
             if self._missed[job] >= FORGOTTEN_AFTER and not self.is_over(job):
-                words = told.evidence if told else f"{self._scheduler.name} does not know it any more"
-                told = JobRecord(job, "failed", words)
+                known = "does not know it any more" if job in self.records else "took it and has never shown it"
+                told = JobRecord(job, "forgotten", told.evidence if told else f"{self._scheduler.name} {known}")
             if told and (told.state in ENDED or not self.is_over(job)):
                 self.records[job] = told
 
@@ -124,11 +123,17 @@ class Followed:
 def ask(*argv: str, timeout: float = COMMAND_TIMEOUT_S) -> subprocess.CompletedProcess[str]:
     """Run a scheduler's command without a shell and return it, whatever its exit code.
 
-    Raises SchedulerError where the command is not there or does not answer in time.
+    It sees nothing of a job that this process may be in. Raises SchedulerError where the command is not there or does
+    not answer in time.
     """
     try:
         return subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=timeout
+            argv,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
         )
     except FileNotFoundError:
         raise SchedulerError(f"{argv[0]}: no such command here") from None

@@ -6,7 +6,8 @@ Slurm 22.05, with accounting and without.
 
 import getpass
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hpc_kit.sites.scheduler import Block, JobRecord, SchedulerError, State, ask
@@ -41,8 +42,13 @@ _STATES: dict[str, State] = {
     "BOOT_FAIL": "node_failure",
     "PREEMPTED": "preempted",
 }
-_SACCT = "jobid,state,exitcode,start,end,elapsedraw,nodelist,reason"
-_SQUEUE = "JobID:|;,State:|;,exit_code:|;,StartTime:|;,EndTime:|;,TimeUsed:|;,NodeList:|;,Reason:|"
+_SACCT = "jobid,jobname,state,exitcode,elapsedraw,nodelist,reason"
+_SQUEUE = "JobID:|;,Name:|;,State:|;,exit_code:|;,TimeUsed:|;,NodeList:|;,Reason:|"
+# Of a job that is asked for by id sacct looks back to 1970 or to midnight, by its version; some sites refuse to look
+# back further than two months.
+_SINCE = "now-30days"
+# What a step may say of a job that Slurm calls COMPLETED because its script ended with 0.
+_BEHIND_COMPLETED = ("node_failure", "out_of_memory", "time_limit", "preempted", "cancelled")
 
 
 class Slurm:
@@ -113,75 +119,69 @@ class Slurm:
 
     def _from_accounting(self, ids: Sequence[str]) -> dict[str, JobRecord]:
         """Ask sacct; {} where the site keeps no accounts, or they cannot be reached now."""
-        names = ("--allocations", "--noheader", "--parsable2", f"--format={_SACCT}", f"--jobs={','.join(ids)}")
-        done = ask("env", "SLURM_TIME_FORMAT=%s", "sacct", *names)
+        names = ("--duplicates", "--noheader", "--parsable2", f"--starttime={_SINCE}", f"--format={_SACCT}")
+        done = ask("sacct", *names, f"--jobs={','.join(ids)}")
         if done.returncode:
             return {}
-        return {r.id: r for r in _read("sacct", (line.split("|") for line in done.stdout.splitlines() if line))}
+        return _read("sacct", (line.split("|") for line in done.stdout.splitlines() if line))
 
     def _from_queue(self, ids: Sequence[str]) -> dict[str, JobRecord]:
         """Ask squeue, which knows jobs of the last minutes too, and those that sacct has not heard of yet."""
         names = ("--noheader", "--states=all", f"--Format={_SQUEUE}", f"--jobs={','.join(ids)}")
-        done = ask("env", "SLURM_TIME_FORMAT=%s", "squeue", *names)
+        done = ask("squeue", *names)
         if done.returncode and "Invalid job id" not in done.stderr:
             raise SchedulerError(f"squeue: {_words(done.stderr)}")
         lines = (line.rstrip("|").split("|;") for line in done.stdout.splitlines() if line.strip())
-        return {record.id: record for record in _read("squeue", lines)}
+        return _read("squeue", lines)
 
 
-def _read(command: str, lines: Iterator[list[str]]) -> Iterator[JobRecord]:
+def _read(command: str, lines: Iterable[list[str]]) -> dict[str, JobRecord]:
+    """Return the records of jobs from lines of jobs and their steps; a job that was queued again comes twice."""
+    found: dict[str, JobRecord] = {}
+    names: dict[str, str] = {}
     for fields in lines:
-        if len(fields) != 8 or not fields[0].strip().isdigit():
+        job, _, step = fields[0].strip().partition(".")
+        if len(fields) != 7 or not job.isdigit() or (step and job not in found):
             raise SchedulerError(f"{command}: not its documented form: {fields}")
-        job, state, code, start, end, elapsed, nodes, reason = (field.strip() for field in fields)
+        _, name, state, code, elapsed, nodes, reason = (field.strip() for field in fields)
         word = state.split()[0].rstrip("+") if state else ""
+        known = _STATES.get(word, "unknown")
+        if step:
+            found[job] = _with_step(found[job], f"{job}.{step}", state, known)
+            continue
         told = [
             f"{command}: {state}",
             *([f"exit code {code}"] if code.strip("0:") else []),
             *([nodes] if nodes else []),
         ]
-        started, ended = _time(start), _time(end)
-        known = _STATES.get(word, "unknown")
-        yield JobRecord(
-            id=job,
-            state=known,
-            evidence=", ".join(told),
-            why=reason if known in ("queued", "held") else "",
-            exit_code=_exit_code(code),
-            started=started,
-            ended=ended,
-            elapsed_s=float(elapsed) if elapsed.isdigit() else _between(started, ended),
-            nodes=tuple(_expanded(nodes)),
-        )
+        earlier = found.get(job) if names.get(job) == name else None  # an id may be given again after years
+        seconds = _seconds(elapsed)
+        if earlier and earlier.elapsed_s is not None:
+            seconds = (seconds or 0.0) + earlier.elapsed_s
+        why = reason if known in ("queued", "held") else ""
+        found[job] = JobRecord(job, known, ", ".join(told), why=why, elapsed_s=seconds, earlier=earlier)
+        names[job] = name
+    return found
 
 
-def _exit_code(text: str) -> int | None:
-    """Return 1 for "1:0", -9 for "0:9"; squeue writes the status of wait(2) instead: 256 and 9."""
-    if ":" in text:
-        code, number = text.split(":")
-        return -int(number) if number not in ("", "0") else int(code)
-    if not text.isdigit():
+def _with_step(record: JobRecord, step: str, state: str, known: State) -> JobRecord:
+    """Return what is known of a job once one of its steps is. srun cancels a step itself where one of its ranks
+    fails; then no user stands behind the word."""
+    if record.state != "done" or known not in _BEHIND_COMPLETED or state == "CANCELLED":
+        return record
+    return replace(record, state=known, evidence=f"{record.evidence}, and its step {step}: {state}")
+
+
+def _seconds(text: str) -> float | None:
+    """Return the seconds of sacct's plain number, or of squeue's days-hours:minutes:seconds without leading zeros."""
+    days, _, clock = text.rpartition("-")
+    parts = [days or "0", *clock.split(":")]
+    if not all(part.isdigit() for part in parts):
         return None
-    return int(text) >> 8 if int(text) & 0x7F == 0 else -(int(text) & 0x7F)
-
-
-def _time(text: str) -> float | None:
-    return float(text) if text.isdigit() and text != "0" else None
-
-
-def _between(started: float | None, ended: float | None) -> float | None:
-    return None if started is None or ended is None else max(0.0, ended - started)
-
-
-def _expanded(nodes: str) -> Iterator[str]:
-    """Yield gpua001, gpua002, gpua007 for "gpua[001-002,007]"."""
-    for name, inner in re.findall(r"([^,\[\]]+)(?:\[([^\]]*)\])?", nodes):
-        if not inner:
-            yield from [name] if name not in ("None assigned", "(null)") else []
-            continue
-        for part in inner.split(","):
-            first, _, last = part.partition("-")
-            yield from (f"{name}{number:0{len(first)}d}" for number in range(int(first), int(last or first) + 1))
+    seconds = 0
+    for part in parts[1:]:
+        seconds = seconds * 60 + int(part)
+    return float(seconds + 86400 * int(parts[0]))
 
 
 def _quoted(path: Path) -> str:

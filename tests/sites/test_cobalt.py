@@ -2,7 +2,6 @@
 
 import dataclasses
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -85,9 +84,9 @@ def test_script_path_with_a_blank_is_refused(tmp_path):
 def test_job_gets_what_the_header_asks(cobalt, tmp_path):
     job = queue(tmp_path, 'echo "$COBALT_JOBID $(wc -l < $COBALT_NODEFILE)"; echo to-stderr >&2', nodes=3)
     record = ended(cobalt, tmp_path, job)
-    assert (record.state, record.exit_code) == ("done", 0)
+    assert record.state == "done"
     assert "hk-a1-block-1.cobaltlog: Info: task completed normally with an exit code of 0;" in record.evidence
-    assert 0 <= record.elapsed_s < 20 and abs(record.ended - time.time()) < 20
+    assert 0 <= record.elapsed_s < 20
     assert (tmp_path / "hk-a1-block-1.log").read_text() == f"{job} 3\nto-stderr\n"
 
 
@@ -95,21 +94,19 @@ def test_running_job(cobalt, tmp_path):
     job = queue(tmp_path, "sleep 60", nodes=2)
     cobalt.wait(lambda: state(tmp_path, job) == "running")
     record = Cobalt(tmp_path).records([job])[job]
-    assert record.nodes == ("x001", "x002")
-    assert abs(record.started - time.time()) < 20
     assert record.elapsed_s is not None and "State=" in record.evidence
 
 
 @pytest.mark.parametrize(("body", "code"), [("exit 7", 7), ("kill -9 $$", 137)])
 def test_failed_script(cobalt, tmp_path, body, code):
     record = ended(cobalt, tmp_path, queue(tmp_path, body))
-    assert (record.state, record.exit_code) == ("failed", code)
+    assert record.state == "failed" and f"an exit code of {code};" in record.evidence
 
 
 def test_walltime_ends_a_job(cobalt, tmp_path):
     cobalt.configure(speed=120)
     record = ended(cobalt, tmp_path, queue(tmp_path, "sleep 60", walltime_s=60))
-    assert (record.state, record.exit_code) == ("time_limit", None)
+    assert record.state == "time_limit"
     assert "maximum execution time exceeded" in record.evidence
 
 
@@ -120,7 +117,7 @@ def test_cancelled_while_running(cobalt, tmp_path):
     Cobalt(tmp_path).cancel([job])
     cobalt.wait(lambda: state(tmp_path, job) == "ending")
     record = ended(cobalt, tmp_path, job)
-    assert (record.state, record.exit_code) == ("cancelled", None)
+    assert record.state == "cancelled"
     assert "user delete requested with signal SIGTERM" in record.evidence
 
 
@@ -145,7 +142,7 @@ def test_lost_node(cobalt, tmp_path):
     cobalt.wait(lambda: state(tmp_path, job) == "running")
     cobalt.inject("node-failure", job)
     record = ended(cobalt, tmp_path, job)
-    assert (record.state, record.exit_code) == ("node_failure", None)
+    assert record.state == "node_failure"
 
 
 def test_job_that_left_no_trace_is_unknown(cobalt, tmp_path):
@@ -163,25 +160,24 @@ def test_job_that_left_no_trace_is_unknown(cobalt, tmp_path):
 
 def test_two_jobs_in_one_cobaltlog_are_kept_apart(cobalt, tmp_path):
     first = queue(tmp_path, "exit 3")
-    assert ended(cobalt, tmp_path, first).exit_code == 3
+    assert ended(cobalt, tmp_path, first).state == "failed"
     second = queue(tmp_path, "true")
     assert ended(cobalt, tmp_path, second).state == "done"
     assert state(tmp_path, first) == "failed"
 
 
-def test_merged_nodes_and_time_zones_are_read(tmp_path, monkeypatch):
+def test_blanks_and_commas_in_a_column_are_read(tmp_path, monkeypatch):
     table = (
-        "JobID  State    RunTime   StartTime                                Location             JobName  \n"
-        "=================================================================================================\n"
-        "7      running  01:00:01  Thu Nov 05 12:29:30 2020 -0500 (EST)     thetagpu[01-02,5],x  hk-1     \n"
+        "JobID  State    RunTime   Location                 JobName  \n"
+        "============================================================\n"
+        "7      running  01:00:01  thetagpu[01-02,5], x     hk-1     \n"
     )
     program = tmp_path / "qstat"
     program.write_text(f"#!/bin/sh\ncat <<END\n{table}END\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     record = Cobalt(tmp_path).records(["7"])["7"]
-    assert record.nodes == ("thetagpu[01-02,5]", "x")
-    assert (record.started, record.elapsed_s) == (1604597370.0, 3601.0)
+    assert record.elapsed_s == 3601.0 and "Location=thetagpu[01-02,5], x" in record.evidence
 
 
 def test_server_that_does_not_answer(cobalt, tmp_path):

@@ -3,20 +3,19 @@
 import time
 
 import pytest
-from pbs_jobs import alive, ended, queue, running, state
+from pbs_jobs import alive, answering, ended, queue, running, state
 
 from hpc_kit.sites.pbs import PBS
 
 
 def test_exit_code_of_a_failed_script(pbs, tmp_path):
     record = ended(pbs, queue(tmp_path, "exit 7")[0])
-    assert (record.state, record.exit_code) == ("failed", 7)
+    assert record.state == "failed" and "Exit_status=7" in record.evidence
 
 
 def test_script_killed_by_a_signal_long_before_its_walltime_has_failed(pbs, tmp_path):
     record = ended(pbs, queue(tmp_path, "kill -9 $$")[0])
-    assert (record.state, record.exit_code) == ("failed", 137)
-    assert "Exit_status=265" in record.evidence
+    assert record.state == "failed" and "Exit_status=265" in record.evidence
 
 
 @pytest.mark.parametrize(("old", "status"), [(False, "Exit_status=-29"), (True, "Exit_status=271")])
@@ -37,8 +36,7 @@ def test_job_that_ignores_sigterm_is_killed_with_all_its_processes(pbs, tmp_path
     pbs.wait(lambda: note.read_text().strip() != "")
     PBS().cancel([job])
     record = ended(pbs, job)
-    assert (record.state, record.exit_code) == ("cancelled", 137)
-    assert "terminated by" in record.evidence
+    assert record.state == "cancelled" and "terminated by" in record.evidence
     assert not alive(int(note.read_text()))
 
 
@@ -47,7 +45,7 @@ def test_queued_job_says_why_and_can_be_cancelled(pbs, tmp_path):
     second, _ = queue(tmp_path, "true", nodes=2)
     pbs.wait(lambda: state(first) == "running")
     record = PBS().records([second])[second]
-    assert (record.state, record.started) == ("queued", None)
+    assert record.state == "queued"
     assert "Insufficient amount of resource" in record.why
     PBS().cancel([second])
     assert ended(pbs, second).state == "cancelled"
@@ -57,8 +55,7 @@ def test_queued_job_says_why_and_can_be_cancelled(pbs, tmp_path):
 def test_job_starts_when_another_leaves_its_nodes(pbs, tmp_path):
     first, _ = queue(tmp_path, "sleep 0.3", nodes=4)
     second, _ = queue(tmp_path, "true", nodes=4)
-    assert ended(pbs, second).started >= ended(pbs, first).started
-    assert state(first) == "done"
+    assert ended(pbs, second).state == state(first) == "done"
 
 
 def test_held_job(pbs, tmp_path):
@@ -72,7 +69,7 @@ def test_lost_node(pbs, tmp_path):
     pbs.wait(lambda: state(job) == "running")
     pbs.inject("node-failure", job)
     record = ended(pbs, job)
-    assert (record.state, record.exit_code) == ("node_failure", None)
+    assert record.state == "node_failure"
     assert "Exit_status=-20" in record.evidence
 
 
@@ -88,35 +85,32 @@ def test_job_that_took_too_much_memory(pbs, tmp_path):
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
-        ('"job_state":"F","Exit_status":0,"substate":92', "done"),
-        ('"job_state":"X","Exit_status":1,"substate":93', "failed"),
-        ('"job_state":"F","Exit_status":-1', "failed"),
-        ('"job_state":"F","Exit_status":-11', "node_failure"),
-        ('"job_state":"F","Exit_status":-14', "node_failure"),
-        ('"job_state":"F","Exit_status":-12', "preempted"),
-        ('"job_state":"F","Exit_status":-26', "out_of_memory"),
-        ('"job_state":"F","Exit_status":137,"comment":"Cgroup memory limit exceeded"', "out_of_memory"),
-        ('"job_state":"F","Exit_status":265,"resources_used":{"walltime":"00:59:59"}', "failed"),
-        ('"job_state":"F","Exit_status":265,"resources_used":{"walltime":"01:00:03"}', "time_limit"),
-        ('"job_state":"F","Exit_status":143,"resources_used":{"walltime":"01:00:00"}', "time_limit"),
-        ('"job_state":"F","Exit_status":1,"resources_used":{"walltime":"01:00:03"}', "failed"),
-        ('"job_state":"F","Exit_status":271,"comment":"Job run at x and terminated by me@login1"', "cancelled"),
-        ('"job_state":"F","Exit_status":271,"comment":"Job run at x and terminated by Scheduler@s"', "preempted"),
-        ('"job_state":"F"', "unknown"),
-        ('"job_state":"M"', "unknown"),
-        ('"job_state":"W"', "queued"),
-        ('"job_state":"T"', "queued"),
-        ('"job_state":"S"', "held"),
-        ('"job_state":"B"', "running"),
-        ('"job_state":"E"', "ending"),
+        ("job_state = F; Exit_status = 0; substate = 92", "done"),
+        ("job_state = X; Exit_status = 1; substate = 93", "failed"),
+        ("job_state = F; Exit_status = -1", "failed"),
+        ("job_state = F; Exit_status = -11", "node_failure"),
+        ("job_state = F; Exit_status = -14", "node_failure"),
+        ("job_state = F; Exit_status = -12", "preempted"),
+        ("job_state = F; Exit_status = -26", "out_of_memory"),
+        ("job_state = F; Exit_status = 137; comment = Cgroup memory limit exceeded", "out_of_memory"),
+        ("job_state = F; Exit_status = 265; resources_used.walltime = 00:59:59", "failed"),
+        ("job_state = F; Exit_status = 265; resources_used.walltime = 01:00:03", "time_limit"),
+        ("job_state = F; Exit_status = 143; resources_used.walltime = 01:00:00", "time_limit"),
+        ("job_state = F; Exit_status = 1; resources_used.walltime = 01:00:03", "failed"),
+        ("job_state = F; Exit_status = 271; comment = Job run at x and terminated by me@login1", "cancelled"),
+        ("job_state = F; Exit_status = 271; comment = Job run at x and terminated by Scheduler@s", "preempted"),
+        ("job_state = F", "unknown"),
+        ("job_state = M", "unknown"),
+        ("job_state = W", "queued"),
+        ("job_state = T", "queued"),
+        ("job_state = S", "held"),
+        ("job_state = B", "running"),
+        ("job_state = E", "ending"),
     ],
 )
 def test_what_pbs_says_and_what_it_means(monkeypatch, tmp_path, said, expected):
-    answer = f'{{"Jobs":{{"7.pbs01.site.org":{{{said},"Resource_List":{{"walltime":"01:00:00"}}}}}}}}'
-    program = tmp_path / "qstat"
-    program.write_text(f"#!/bin/sh\ncat <<'END'\n{answer}\nEND\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    lines = "".join(f"    {line}\n" for line in [*said.split("; "), "Resource_List.walltime = 01:00:00"])
+    answering(monkeypatch, tmp_path, f"Job Id: 7.pbs01.site.org\n{lines}\n")
     assert state("7.pbs01") == expected
 
 

@@ -1,19 +1,15 @@
-"""qstat as PBS has it, over the job table of standin.py: the tables, -f, and -f -F json with its known faults.
-
-The JSON is laid out as OpenPBS 19 lays it out (src/lib/Libcmds/pbs_json.c): one pair a line. bad-json makes it wrong
-in the ways reported of it (OpenPBS issues 1255 and 2541, pull requests 830 and 2049).
-"""
+"""qstat as PBS has it, over the job table of standin.py: the tables, and -f, which breaks long values."""
 
 import getopt
-import json
 import os
 import sys
 import time
 
 import standin
 
-SERVER, VERSION = "pbs01", "22.05.11"
+SERVER = "pbs01"
 UNKNOWN, FINISHED = 153, 35
+WIDTH = 79
 LETTERS = {
     "queued": "Q",
     "held": "H",
@@ -32,15 +28,11 @@ def qstat(argv: list[str]) -> int:
         sys.stderr.write(f"Connection refused\nqstat: cannot connect to server {SERVER} (errno=111)\n")
         return 111
     try:
-        options, ids = getopt.getopt(argv, "fxF:u:aw")
+        options, ids = getopt.getopt(argv, "fxu:aw")
     except getopt.GetoptError as error:
         sys.stderr.write(f"qstat: invalid option -- '{error.opt}'\n{USAGE}")
         return 2
     wanted = dict(options)
-    as_json = "-F" in wanted
-    if as_json and ("-f" not in wanted or {"-u", "-a", "-w"} & set(wanted)):
-        sys.stderr.write(f"qstat: conflicting options.\n{USAGE}")
-        return 2
     with standin.table(where) as data:
         jobs = data["jobs"]
     code, shown = 0, []
@@ -56,10 +48,7 @@ def qstat(argv: list[str]) -> int:
                 code = FINISHED
         elif job["user"] == wanted.get("-u", job["user"]):
             shown.append(job)
-    if as_json:
-        faults = (where / "bad-json").read_text().split() if (where / "bad-json").exists() else None
-        sys.stdout.write(_json(shown, standin.config(where)["speed"], (where / "old-pbs").exists(), faults))
-    elif "-f" in wanted:
+    if "-f" in wanted:
         for job in shown:
             _print_full(job, standin.config(where)["speed"], (where / "old-pbs").exists())
     elif shown:
@@ -147,38 +136,22 @@ def _finish(said: dict, job: dict, old: bool) -> None:
     said["Exit_status"] = code
 
 
-def _json(jobs: list[dict], speed: float, old: bool, faults: list[str] | None) -> str:
-    """Return the document; `faults` (none named: all that can be mended) make it invalid in known ways."""
-    document: dict = {"timestamp": int(time.time()), "pbs_version": VERSION, "pbs_server": SERVER}
-    if jobs:
-        document["Jobs"] = {f"{job['id']}.{SERVER}": attributes(job, speed, old) for job in jobs}
-    text = json.dumps(document, indent=4, separators=(",", ":")) + "\n"
-    if faults is None:
-        return text
-    if "cut" in faults and len(jobs) > 1 or "hopeless" in faults:
-        return text[: len(text) // 2]
-    wrong = {
-        "escape": r'"MYVAR":"\'ab\,c",',
-        "number": '"foo":005,',
-        "quote": '"NOTE":"say "hello", twice",',
-        "control": '"TABBED":"a\tb",',
-    }
-    lines = [wrong[name] for name in wrong if not faults or name in faults]
-    text = text.replace('"Variable_List":{\n', '"Variable_List":{\n' + "".join(f"{line}\n" for line in lines))
-    return text if faults and "comma" not in faults else text.replace('"\n', '",\n').replace("}\n", "},\n", 1)
-
-
 def _print_full(job: dict, speed: float, old: bool) -> None:
     print(f"Job Id: {job['id']}.{SERVER}")
     for name, value in attributes(job, speed, old).items():
         if name == "Variable_List":
-            print(f"    {name} = " + ",".join(f"{key}={text}" for key, text in value.items()))
+            _print_pair(name, ",".join(f"{key}={text}" for key, text in value.items()))
         elif isinstance(value, dict):
             for key, amount in value.items():
-                print(f"    {name}.{key} = {amount}")
+                _print_pair(f"{name}.{key}", amount)
         else:
-            print(f"    {name} = {value}")
+            _print_pair(name, value)
     print()
+
+
+def _print_pair(name: str, value: object) -> None:
+    line = f"    {name} = {value}"
+    print("\n\t".join(line[start : start + WIDTH] for start in range(0, len(line), WIDTH)))
 
 
 def _print_short(jobs: list[dict]) -> None:

@@ -29,7 +29,7 @@ class StandIn:
     daemon: subprocess.Popen
 
     def inject(self, name: str, text: str = "") -> None:
-        """Ask for a failure: fail-qstat, fail-qdel, bad-json, refuse-submit, old-pbs last until `clear`; lose-job,
+        """Ask for a failure: fail-qstat, fail-qdel, refuse-submit, old-pbs last until `clear`; lose-job,
         node-failure, preempt and out-of-memory take the ids of jobs and happen once."""
         written = self.folder / f"{name}.new"
         written.write_text(text)
