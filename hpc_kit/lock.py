@@ -57,7 +57,7 @@ class Lock:
             self._handle = None
 
     def is_held(self) -> bool:
-        """Tell whether a process holds the lock now. Looking takes nothing: a process that starts meanwhile gets it."""
+        """Tell whether a process holds the lock now. Looking takes nothing, so that a starting process gets it."""
         if self._handle is not None:
             return True
         if not self.path.exists():

@@ -14,6 +14,9 @@ from hpc_kit.runs.process import DEADLINE, JOB
 from hpc_kit.spec.job import Resources
 from hpc_kit.spec.site import NODE_LOCAL, Container, Site
 
+# A site's --export=NONE for a job would be handed on to its steps.
+_SRUN = ("--mpi=none", "--export=ALL", "--kill-on-bad-exit=1")
+
 
 def task_command(site: Site, task: Task, folder: Path, nodes: Sequence[str] = ()) -> list[str]:
     """Return the argv that runs `task` in `folder`, all its ranks, on `nodes` (none named: the node at hand).
@@ -43,7 +46,7 @@ def over_nodes(site: Site, resources: Resources, nodes: Sequence[str], hostfile:
             f"--ntasks-per-node={each}",
             f"--cpus-per-task={cpus}",
         ]
-        return ["srun", *size, *gpus, f"--nodelist={','.join(nodes)}", "--mpi=none", "--kill-on-bad-exit=1"]
+        return ["srun", *size, *gpus, f"--nodelist={','.join(nodes)}", *_SRUN]
     if site.launcher == "hydra":
         return ["mpiexec", "-n", str(ranks), "-ppn", str(each), "-hosts", ",".join(nodes), "-disable-auto-cleanup"]
     if site.launcher == "pals":

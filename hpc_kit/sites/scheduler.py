@@ -3,9 +3,10 @@
 Not for: Parsl (provider.py) or what a job's end means for a task (outcome.py).
 """
 
+import os
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -28,6 +29,15 @@ State = Literal[
 ENDED = ("done", "failed", "out_of_memory", "time_limit", "node_failure", "preempted", "cancelled", "forgotten")
 FORGOTTEN_AFTER = 3  # so many answers in a row without a word of a job: it is gone
 COMMAND_TIMEOUT_S = 60.0
+# What a job of a scheduler leaves in the environment of all that is started in it. Slurm's commands read much of it
+# as options: a block asked for from inside another job would have that job's size. What is kept tells how the
+# scheduler is reached.
+_OF_A_JOB = ("SLURM", "SBATCH_", "SALLOC_", "SRUN_", "SQUEUE_", "SACCT_", "SCANCEL_", "PBS_", "COBALT_")
+_OF_RANKS = ("PMI_", "PMIX_", "PALS_", "OMPI_", "PRTE_", "HYDRA_", "HPC_KIT_RANK", "HPC_KIT_SIZE", "HPC_KIT_LOCAL_")
+_OF_A_BLOCK = ("HPC_KIT_BLOCK_", "HPC_KIT_JOB", "HPC_KIT_DEADLINE", "PARSL_")
+_OF_ITS_GPUS = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL")
+_KEPT = ("SLURM_CONF", "SLURM_JWT", "PBS_CONF_FILE", "PBS_EXEC", "PBS_HOME", "PBS_SERVER", "COBALT_CONFIG_FILES")
+_INSIDE = ("SLURM_JOB_ID", "PBS_JOBID", "COBALT_JOBID")
 
 
 class SchedulerError(Exception):
@@ -129,6 +139,7 @@ def ask(*argv: str, timeout: float = COMMAND_TIMEOUT_S) -> subprocess.CompletedP
     try:
         return subprocess.run(
             argv,
+            env=outside_a_job(os.environ),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -139,3 +150,14 @@ def ask(*argv: str, timeout: float = COMMAND_TIMEOUT_S) -> subprocess.CompletedP
         raise SchedulerError(f"{argv[0]}: no such command here") from None
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SchedulerError(f"{argv[0]}: {error}") from None
+
+
+def outside_a_job(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return `environment` without what it has from a job that it stands in: sizes, options, ranks, GPUs.
+
+    What a user means to give a block is in the site file.
+    """
+    dropped = (*_OF_A_JOB, *_OF_RANKS, *_OF_A_BLOCK)
+    if any(name in environment for name in _INSIDE):
+        dropped += _OF_ITS_GPUS
+    return {name: text for name, text in environment.items() if name in _KEPT or not name.startswith(dropped)}

@@ -61,7 +61,7 @@ def on_each_node(site: Site, block: Block, command: str) -> str:
     if site.scheduler == "slurm":
         gpus = [f"--gpus-per-node={block.gpus}"] if block.gpus else []
         size = [f"--nodes={block.nodes}", f"--ntasks={block.nodes}", "--ntasks-per-node=1"]
-        words = ["srun", *size, f"--cpus-per-task={block.cores}", *gpus, "--mpi=none", *words]
+        words = ["srun", *size, f"--cpus-per-task={block.cores}", *gpus, "--mpi=none", "--export=ALL", *words]
     elif block.nodes == 1:
         return command
     elif site.launcher == "openmpi":

@@ -19,7 +19,7 @@ export HPC_KIT_BLOCK_END=$(( $(date +%s) + 900 ))
 module load apptainer-enable-mpi apptainer-enable-gpu
 export NCCL_SOCKET_IFNAME=hsn
 PYTHON -m hpc_kit doctor --quick --folder '/scratch/me/my runs/a' || exit 1
-srun --nodes=1 --ntasks=1 --ntasks-per-node=1 --cpus-per-task=56 --gpus-per-node=8 --mpi=none bash -c 'exec PYTHON -m hpc_kit.sites.pool 2 {debug} {max_workers_per_node} -a {addresses} -p {prefetch_capacity} -c {cores_per_worker} -m {mem_per_worker} --poll {poll_period} --port={worker_port} --cert_dir '"'"'{cert_dir}'"'"' --logdir='"'"'{logdir}'"'"' --logconf='"'"'{logconf}'"'"' --block_id={{block_id}} --hb_period={heartbeat_period} {address_probe_timeout_string} --hb_threshold={heartbeat_threshold} --drain_period={drain_period} --cpu-affinity {cpu_affinity} {enable_mpi_mode} --mpi-launcher={mpi_launcher}'
+srun --nodes=1 --ntasks=1 --ntasks-per-node=1 --cpus-per-task=56 --gpus-per-node=8 --mpi=none --export=ALL bash -c 'exec PYTHON -m hpc_kit.sites.pool 2 {debug} {max_workers_per_node} -a {addresses} -p {prefetch_capacity} -c {cores_per_worker} -m {mem_per_worker} --poll {poll_period} --port={worker_port} --cert_dir '"'"'{cert_dir}'"'"' --logdir='"'"'{logdir}'"'"' --logconf='"'"'{logconf}'"'"' --block_id={{block_id}} --hb_period={heartbeat_period} {address_probe_timeout_string} --hb_threshold={heartbeat_threshold} --drain_period={drain_period} --cpu-affinity {cpu_affinity} {enable_mpi_mode} --mpi-launcher={mpi_launcher}'
 
 # a task
 OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1 NCCL_SOCKET_IFNAME=hsn PYTHON -m hpc_kit.sites.local_ranks 2 PYTHON -m hpc_kit task '/scratch/me/my runs/a/tasks/t'

@@ -228,3 +228,32 @@ def test_job_that_never_appears_is_told_apart(monkeypatch, tmp_path):
         followed.ask([job])
     assert followed.records[job].state == "forgotten"
     assert followed.records[job].evidence == "slurm took it and has never shown it"
+
+
+# What a job of one's own may have around it, on an interactive node for example.
+OUTER = {
+    "SLURM_JOB_ID": "1",
+    "SLURM_MEM_PER_CPU": "64000",
+    "SLURM_GPUS_PER_NODE": "9",
+    "SLURM_EXCLUSIVE": "user",
+    "SLURM_DISTRIBUTION": "plane=7",
+    "SLURM_EXPORT_ENV": "NONE",
+    "SLURM_CPU_BIND": "map_cpu:99",
+    "SLURM_NTASKS_PER_NODE": "64",
+    "SBATCH_EXPORT": "NONE",
+    "SBATCH_PARTITION": "nowhere",
+    "SQUEUE_FORMAT": "%j",
+    "PMI_RANK": "3",
+    "CUDA_VISIBLE_DEVICES": "7",
+}
+
+
+def test_what_an_outer_job_left_behind_reaches_no_block_and_none_of_its_steps(slurm, tmp_path, monkeypatch):
+    for name, text in OUTER.items():
+        monkeypatch.setenv(name, text)
+    monkeypatch.setenv("OF_THE_USER", "kept")
+    names = "".join(f"[${{{name}-}}]" for name in ("PMI_RANK", "SLURM_MEM_PER_CPU", "CUDA_VISIBLE_DEVICES"))
+    body = f"srun --ntasks=2 --mpi=none --export=ALL bash -c 'echo \"{names}$OF_THE_USER $SLURM_NTASKS\"'"
+    found = record(queue(tmp_path, body))
+    assert found.state == "done"
+    assert (tmp_path / "my block.out").read_text() == "[][][]kept 2\n" * 2
