@@ -6,7 +6,8 @@ from pathlib import Path
 
 from hpc_kit import machine
 from hpc_kit.data.manifest import Manifest
-from hpc_kit.data.prepare import REJECTS, Settings, prepare
+from hpc_kit.data.prepare import Settings, prepare
+from hpc_kit.data.rejects import REJECTS, commonest, read_reasons
 from hpc_kit.data.sources import open_source
 from hpc_kit.ranks import find_ranks
 from hpc_kit.spec.job import Prepare
@@ -25,12 +26,17 @@ def prepare_from(spec: Prepare, workers: int | None = None) -> Manifest:
 
 
 def summary(folder: Path, manifest: Manifest) -> str:
-    """Return what was made, in a line or two; the second says where the rejects are."""
+    """Return what was made, a line for each thing to know: what is rejected and why, which targets are not there."""
     size = sum(shard.bytes for shard in manifest.shards)
-    text = f"{folder}: {manifest.graphs} graphs in {len(manifest.shards)} shards, {size / 1e6:.1f} MB"
+    lines = [f"{folder}: {manifest.graphs} graphs in {len(manifest.shards)} shards, {size / 1e6:.1f} MB"]
     if manifest.rejected:
-        text += f"\n{manifest.rejected} rejected: {folder / REJECTS} says why, by identifier"
-    return text
+        reasons = commonest(read_reasons(folder))
+        lines.append(f"{manifest.rejected} rejected: {reasons}. {folder / REJECTS} says why, by identifier")
+    if not manifest.targets:
+        lines.append("no targets: this set can be predicted on; to train, prepare it with a table of targets")
+    if nowhere := [name for name, count in (manifest.known or {}).items() if not count]:
+        lines.append(f"no structure has a value of {', '.join(nowhere)}: these cannot be learned")
+    return "\n".join(lines)
 
 
 class _Lines:

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from hpc_kit.data.manifest import read_manifest
-from hpc_kit.data.prepare import PROGRESS, REJECTS
+from hpc_kit.data.prepare import PROGRESS
+from hpc_kit.data.rejects import REJECTS, read_reasons
 from hpc_kit.data.shards import read_shard_set, read_targets
-from hpc_kit.files import file_sha256, read_lines
+from hpc_kit.files import file_sha256
 from hpc_kit.spec.errors import InputError
 
 
@@ -36,9 +37,12 @@ def verify(folder: Path) -> list[str]:
     problems += [f"{path}: not in manifest.json" for path in sorted(folder.glob("*.h5")) if path.name not in listed]
     if (folder / PROGRESS).exists():
         problems.append(f"{folder / PROGRESS}: left by an unfinished preparation")
-    rejects = len(read_lines(folder / REJECTS))
-    if rejects != manifest.rejected:
-        problems.append(f"{folder / REJECTS}: {rejects} rejects where manifest.json says {manifest.rejected}")
+    try:
+        rejects = len(read_reasons(folder)) if (folder / REJECTS).exists() else 0
+        if rejects != manifest.rejected:
+            problems.append(f"{folder / REJECTS}: {rejects} rejects where manifest.json says {manifest.rejected}")
+    except InputError as error:
+        problems.append(str(error))
     return problems
 
 

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hpc_kit.spec.errors import InputError
+from hpc_kit.spec.errors import InputError, allowed
 
 SCHEMA = 1
 FILE_NAME = "manifest.json"
@@ -40,7 +41,8 @@ class Manifest(_Record):
 
     `graph` holds the settings the stored edges were built with, or None where only atoms are stored and
     edges are built on reading. `atoms_per_graph` and `edges_per_graph` let a sampler size batches without
-    reading a shard. `periodic`: any structure is; `forces`: all have forces; None: prepared before this was noted.
+    reading a shard. `periodic`: any structure is; `forces`: all have forces; `known`: target -> how many structures
+    have a value of it; None: prepared before this was noted.
     `rejected` counts what rejects.jsonl lists. `splits` are published ones, name -> part -> ids.
     `prepared` holds the settings that made the set, by which a restart knows its own. `sha256` is the identity
     of the whole set: the same content anywhere has the same.
@@ -54,6 +56,7 @@ class Manifest(_Record):
     elements: list[int]
     periodic: bool | None = None
     forces: bool | None = None
+    known: dict[str, int] | None = None
     shards: list[Shard]
     atoms_per_graph: list[int]
     edges_per_graph: list[int]
@@ -68,6 +71,25 @@ class Manifest(_Record):
             return ""
         differing = ", ".join(f"{key} {value}" for key, value in self.graph.items() if asked.get(key) != value)
         return f"the edges of this data set were built with {differing}: ask for that, or prepare the data anew"
+
+    def other_targets(self, asked: Sequence[str]) -> str:
+        """Return why the targets `asked` cannot be learned from this set, "" where they can."""
+        if not self.targets:
+            return (
+                "this data set holds no targets: it can be predicted on, not trained on; prepare it with a table of"
+                " targets (docs/sources.md)"
+            )
+        for name in asked:
+            if name not in self.targets:
+                return f"unknown target {name!r}; {allowed(name, self.targets)}"
+            if self.known is not None and not self.known[name]:
+                some = [name for name, count in self.known.items() if count]
+                return f"no structure of this data set has a value of {name!r}; {allowed(name, some)}"
+        return ""
+
+    def most_known(self, targets: Sequence[str]) -> int:
+        """Return how many graphs can have all of `targets` at most; with one target, exactly so many have it."""
+        return min((self.known[name] for name in targets), default=self.graphs) if self.known else self.graphs
 
     @property
     def graphs(self) -> int:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from hpc_kit.data.manifest import FILE_NAME, SCHEMA, Manifest, Shard, content_sha256, read_manifest
+from hpc_kit.data.rejects import REJECTS, commonest, write_rejects
 from hpc_kit.data.shards import check_edges, check_structure, concatenate, pack, read_ids, write_shard
 from hpc_kit.data.sources import Source
 from hpc_kit.data.structures import RejectedError
@@ -28,7 +29,6 @@ from hpc_kit.files import file_sha256, write_atomically, write_json
 from hpc_kit.spec.errors import InputError, WorkError
 from hpc_kit.spec.job import Graph
 
-REJECTS = "rejects.jsonl"
 PROGRESS = ".progress"
 POLL_S = 0.2
 
@@ -145,6 +145,7 @@ def _write_one(source: Source, out: Path, settings: Settings, number: int, recor
             "elements": sorted({int(z) for z in arrays.z}),
             "periodic": bool(arrays.pbc.any()),
             "forces": arrays.forces is not None and bool(np.isfinite(arrays.forces).all()),
+            "known": {name: int(np.isfinite(values).sum()) for name, values in arrays.targets.items()},
         }
     write_json(_sidecar(out, number), sidecar)
     return len(records), len(rejects)
@@ -259,12 +260,15 @@ def _known(splits: dict, out: Path, sidecars: list[dict]) -> dict:
 def _write_manifest(source: Source, out: Path, settings: Settings, content: dict, shards: int) -> Manifest:
     """Gather the sidecars into rejects.jsonl and manifest.json, the latter written last."""
     sidecars = [json.loads(_sidecar(out, number).read_text()) for number in range(shards)]
-    rejects = [{"id": id, "reason": reason} for sidecar in sidecars for id, reason in sidecar["rejects"]]
-    lines = "".join(json.dumps(reject) + "\n" for reject in rejects)
-    write_atomically(out / REJECTS, lines.encode())
+    rejects = [(id, reason) for sidecar in sidecars for id, reason in sidecar["rejects"]]
+    write_rejects(out, rejects)
     full = [sidecar for sidecar in sidecars if sidecar["shard"] is not None]
     if not full:
-        raise InputError(f"all {len(rejects)} records were rejected; {out / REJECTS} says why, by id")
+        reasons = commonest(reason for _, reason in rejects)
+        raise InputError(f"all {len(rejects)} records were rejected: {reasons}. {out / REJECTS} says why, by id")
+    known = {name: sum(sidecar["known"][name] for sidecar in full) for name in source.targets}
+    if known and not any(known.values()):
+        raise InputError(f"no structure has a value of {' or '.join(known)}: there would be nothing to learn")
     fields = Manifest(
         schema_version=SCHEMA,
         name=source.name,
@@ -274,6 +278,7 @@ def _write_manifest(source: Source, out: Path, settings: Settings, content: dict
         elements=sorted({z for sidecar in full for z in sidecar["elements"]}),
         periodic=any(sidecar["periodic"] for sidecar in full),
         forces=all(sidecar["forces"] for sidecar in full),
+        known=known,
         shards=[sidecar["shard"] for sidecar in full],
         atoms_per_graph=[n for sidecar in full for n in sidecar["atoms"]],
         edges_per_graph=[n for sidecar in full for n in sidecar["edges"]],

@@ -8,12 +8,13 @@ import hashlib
 import json
 import zipfile
 import zlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from hpc_kit.data.manifest import Manifest
 from hpc_kit.spec.errors import InputError, allowed
-from hpc_kit.spec.split import PARTS, Counts, FromFile, Published, Split
+from hpc_kit.spec.split import PARTS, Counts, Folds, Fractions, FromFile, Published, Split
 
 Members = dict[str, list[str]]  # part -> ids
 
@@ -65,9 +66,9 @@ def read_split_file(path: Path, dataset_sha256: str) -> tuple[Members, bool]:
                 inside = [name for name in archive.namelist() if name.endswith(".json")]
                 if len(inside) != 1:
                     raise InputError(f"{path}: holds {len(inside)} JSON files; one is needed")
-                content = json.loads(archive.read(inside[0]))
+                content = json.loads(archive.read(inside[0]), object_pairs_hook=_once)
         else:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, ValueError, RecursionError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
@@ -83,34 +84,97 @@ def read_split_file(path: Path, dataset_sha256: str) -> tuple[Members, bool]:
     return members, stated is not None
 
 
-def resolve_split(split: Split, dataset: Manifest) -> Split:
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of JSON, of which plain `json.loads` would keep the last of two equal keys."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} stands twice in one object")
+    return content
+
+
+def resolve_split(split: Split, dataset: Manifest, targets: Sequence[str] = ()) -> Split:
     """Check what can be known of `split` without opening a shard; return it with path and hash of its file filled in.
 
-    Raises InputError where a file or a published split is not to be had or cannot be of this data set, or where
-    the counts exceed the data set.
+    `targets` are those that a graph must have to be in a part. Raises InputError where a file or a published split
+    is not to be had or cannot be of this data set, where the counts exceed the data set, or where a part that is
+    needed stays empty.
     """
-    members: Members = {}
-    if isinstance(split, FromFile):
-        path = Path(split.manifest).expanduser().resolve()
-        members, _ = read_split_file(path, dataset.sha256)
-        sha256 = split_sha256(dataset.sha256, members)
-        if split.sha256 not in (None, sha256):
-            raise InputError(f"{path}: its sha256 is {sha256}, not the {split.sha256} that is asked for")
-        split = FromFile(manifest=str(path), sha256=sha256)
-        name = str(path)
-    elif isinstance(split, Published):
-        members = published_split(split.published, dataset.splits)
-        name = f"published split {split.published!r}"
-    elif isinstance(split, Counts):
-        asked = split.train + split.val + split.test
-        if asked > dataset.graphs:
-            raise InputError(f"train + val + test is {asked}; the data set has {dataset.graphs} graphs")
-    named = sum(len(ids) for ids in members.values())
-    if named > dataset.graphs:
-        raise InputError(
-            f"{name}: names {named} graphs; the data set has {dataset.graphs}: it was made for another version of it"
-        )
+    usable = dataset.most_known(targets)
+    if isinstance(split, FromFile | Published):
+        if isinstance(split, FromFile):
+            path = Path(split.manifest).expanduser().resolve()
+            members, _ = read_split_file(path, dataset.sha256)
+            sha256 = split_sha256(dataset.sha256, members)
+            if split.sha256 not in (None, sha256):
+                raise InputError(f"{path}: its sha256 is {sha256}, not the {split.sha256} that is asked for")
+            split = FromFile(manifest=str(path), sha256=sha256)
+            name = str(path)
+        else:
+            members = published_split(split.published, dataset.splits)
+            name = f"published split {split.published!r}"
+        named = sum(len(ids) for ids in members.values())
+        if named > dataset.graphs:
+            raise InputError(
+                f"{name}: names {named} graphs; the data set has {dataset.graphs}: it was made for another version"
+                " of it"
+            )
+        if empty := empty_parts(split, {part: len(ids) for part, ids in members.items()}):
+            raise InputError(f"{name}: names no graph of {' and '.join(empty)}")
+        return split
+    check_sizes(split, usable, dataset.graphs)
     return split
+
+
+def check_sizes(split: Split, usable: int, graphs: int | None = None) -> None:
+    """Raise InputError where a split that is drawn from `usable` graphs asks for more or leaves a needed part empty.
+
+    Of a split in groups nothing is known here but that each needed part takes a graph. `graphs`: how many there are,
+    with and without the target; None: `usable`.
+    """
+    graphs = usable if graphs is None else graphs
+    have = f"the data set has {graphs} graphs" + (f", {usable} of them with the target" if usable < graphs else "")
+    if isinstance(split, Counts) and (asked := split.train + split.val + split.test) > usable:
+        raise InputError(f"train + val + test is {asked}; {have}")
+    if getattr(split, "group", None) is None:
+        empty = empty_parts(split, part_sizes(split, usable))
+    else:
+        empty = needed_parts(split)[usable:]
+    if empty:
+        raise InputError(f"{have}, which leave none to {' and '.join(empty)}")
+
+
+def needed_parts(split: Split) -> list[str]:
+    """Return the parts that must not be empty: train and val, with folds or where its size is written, test."""
+    return [part for part in PARTS if part != "test" or isinstance(split, Folds) or getattr(split, "test", 0)]
+
+
+def empty_parts(split: Split, sizes: dict[str, int]) -> list[str]:
+    """Return the needed parts that have no graph."""
+    return [part for part in needed_parts(split) if not sizes[part]]
+
+
+def part_sizes(split: Counts | Fractions | Folds, graphs: int) -> dict[str, int]:
+    """Return how many of `graphs` each part takes; of a split in groups, how many places it has."""
+    match split:
+        case Folds():
+            ends = fold_ends(split, graphs)
+            test, val = ends[split.fold + 1] - ends[split.fold], share(split.val, graphs)
+            return {"train": graphs - test - val, "val": val, "test": test}
+        case Counts():
+            return {part: getattr(split, part) for part in PARTS}
+        case Fractions():
+            return {part: share(getattr(split, part), graphs) for part in PARTS}
+
+
+def fold_ends(split: Folds, graphs: int) -> list[int]:
+    """Return [folds + 1]: where each fold begins; sizes differ by one at most."""
+    return [fold * graphs // split.folds for fold in range(split.folds + 1)]
+
+
+def share(fraction: float, graphs: int) -> int:
+    """Return a fraction of `graphs`, rounded down; 0.1 of 30 is 3, whatever 0.1 is in binary."""
+    return int(graphs * fraction + 1e-9)
 
 
 def published_split(name: str, splits: dict[str, Members]) -> Members:
@@ -122,7 +186,7 @@ def published_split(name: str, splits: dict[str, Members]) -> Members:
     return check_members(splits[name], f"published split {name!r}")
 
 
-def shown(ids: Any, most: int = 3) -> str:
+def shown(ids: Iterable, most: int = 3) -> str:
     """Return the first few of `ids` for a message."""
     ids = list(ids)
     return ", ".join(map(str, ids[:most])) + (", …" if len(ids) > most else "")

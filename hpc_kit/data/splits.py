@@ -10,9 +10,20 @@ from typing import Any
 import numpy as np
 
 from hpc_kit.data.groups import Grouping, deal
-from hpc_kit.data.split_file import Members, published_split, read_split_file, shown, split_sha256
+from hpc_kit.data.split_file import (
+    Members,
+    check_sizes,
+    empty_parts,
+    fold_ends,
+    part_sizes,
+    published_split,
+    read_split_file,
+    share,
+    shown,
+    split_sha256,
+)
 from hpc_kit.spec.errors import InputError
-from hpc_kit.spec.split import PARTS, Counts, Folds, Fractions, FromFile, Groups, Published, Split
+from hpc_kit.spec.split import PARTS, Folds, FromFile, Groups, Published, Split
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,10 @@ def draw(
         total = sum(map(len, named.values()))
     else:
         _check_ids(ids)
+        try:
+            check_sizes(split, len(usable), len(ids))
+        except InputError as error:
+            raise InputError(f"data.split: {error}") from None
         indices = _drawn(split, usable, grouping)
         missing = {"any part": len(ids) - len(usable)}
         total = len(ids)
@@ -74,9 +89,7 @@ def draw(
         notes.append(f"split: rdkit cannot read {grouping.unparsed} SMILES; those graphs are grouped by formula")
         record["grouped_by_formula"] = grouping.unparsed
 
-    needed = PARTS if isinstance(split, Folds) else ("train", "val")
-    empty = [part for part in needed if not len(indices[part])]
-    if empty:
+    if empty := empty_parts(split, {part: len(rows) for part, rows in indices.items()}):
         groups = f" in {len(np.unique(grouping.number[usable]))} groups" if grouping is not None else ""
         raise InputError(
             f"data.split: {len(usable)} graphs that have the target{groups} leave none to {' and '.join(empty)}"
@@ -88,6 +101,7 @@ def draw(
 
 def _drawn(split: Split, usable: np.ndarray, grouping: Grouping | None) -> dict[str, np.ndarray]:
     random = np.random.Generator(np.random.PCG64(split.seed))
+    sizes = part_sizes(split, len(usable))
     groups = None
     if getattr(split, "group", None):
         if grouping is None:
@@ -98,52 +112,27 @@ def _drawn(split: Split, usable: np.ndarray, grouping: Grouping | None) -> dict[
             return _grouped_folds(split, usable, groups, random)
         case Folds():
             order = usable[random.permutation(len(usable))]
-            ends = _fold_ends(split, len(usable))
-            order = np.roll(order, -ends[split.fold])  # the test part comes first, what follows it is next
-            test = ends[split.fold + 1] - ends[split.fold]
-            return _cut(order, {"test": test, "val": _share(split.val, len(usable)), "train": len(usable)})
+            order = np.roll(order, -fold_ends(split, len(usable))[split.fold])
+            # The test part comes first, what follows it is next.
+            return _cut(order, {part: sizes[part] for part in ("test", "val", "train")})
         case Groups():
-            sizes = _fraction_counts(split, len(usable))
-            rest = len(usable) - sum(sizes)
+            rest = len(usable) - sum(sizes.values())
             whole = split.train + split.val + split.test > 1.0 - 1e-9
-            places = [sizes[0] + rest, *sizes[1:]] if whole else [*sizes, rest]
-            part = deal(groups, places, random)
+            train, *others = sizes.values()
+            part = deal(groups, [train + rest, *others] if whole else [train, *others, rest], random)
             return {name: usable[part == i] for i, name in enumerate(PARTS)}
-        case Counts():
-            sizes = [split.train, split.val, split.test]
-            if sum(sizes) > len(usable):
-                raise InputError(
-                    f"data.split: train + val + test is {sum(sizes)}; {len(usable)} graphs have the target"
-                )
-        case Fractions():
-            sizes = _fraction_counts(split, len(usable))
-    order = usable[random.permutation(len(usable))]
-    return _cut(order, dict(zip(PARTS, sizes, strict=True)))
+    return _cut(usable[random.permutation(len(usable))], sizes)
 
 
 def _grouped_folds(
     split: Folds, usable: np.ndarray, groups: np.ndarray, random: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    fold = deal(groups, np.diff(_fold_ends(split, len(usable))).tolist(), random)
+    fold = deal(groups, np.diff(fold_ends(split, len(usable))).tolist(), random)
     rest = np.flatnonzero(fold != split.fold)
-    val = _share(split.val, len(usable))
+    val = share(split.val, len(usable))
     again = np.random.Generator(np.random.PCG64([split.seed, split.fold]))
     in_val = deal(groups[rest], [len(rest) - val, val], again) == 1
     return {"train": usable[rest[~in_val]], "val": usable[rest[in_val]], "test": usable[fold == split.fold]}
-
-
-def _fold_ends(split: Folds, graphs: int) -> np.ndarray:
-    """Return [folds + 1]: where each fold begins; sizes differ by one at most."""
-    return np.arange(split.folds + 1) * graphs // split.folds
-
-
-def _share(fraction: float, graphs: int) -> int:
-    """Return a fraction of `graphs`, rounded down; 0.1 of 30 is 3, whatever 0.1 is in binary."""
-    return int(graphs * fraction + 1e-9)
-
-
-def _fraction_counts(split: Fractions, graphs: int) -> list[int]:
-    return [_share(fraction, graphs) for fraction in (split.train, split.val, split.test)]
 
 
 def _cut(order: np.ndarray, sizes: dict[str, int]) -> dict[str, np.ndarray]:

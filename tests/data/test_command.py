@@ -90,7 +90,7 @@ def test_rejects_are_counted_and_named(molecules):
         file.write("own_000099,1.0\n")
     out = hpc_kit("data", "prepare", *OWN, "--out", "set", cwd=molecules)
     assert out.returncode == 0
-    assert "1 rejected: set/rejects.jsonl says why, by identifier" in out.stdout
+    assert "1 rejected: 1 x no structure for this row of own.csv. set/rejects.jsonl says why" in out.stdout
     assert json.loads((molecules / "set" / "rejects.jsonl").read_text())["id"] == "own_000099"
 
 

@@ -13,9 +13,11 @@ import pytest
 from ase.build import molecule
 from conftest import ListSource, hpc_kit
 
+from hpc_kit.data.command import summary
 from hpc_kit.data.inspect import info, verify
 from hpc_kit.data.manifest import read_manifest
 from hpc_kit.data.prepare import Settings, prepare
+from hpc_kit.data.rejects import commonest
 from hpc_kit.data.structures import RejectedError, Structure
 from hpc_kit.ranks import LAUNCHERS
 from hpc_kit.spec.errors import InputError, WorkError
@@ -205,9 +207,43 @@ def test_source_without_records_is_refused(tmp_path):
 
 
 def test_source_of_rejects_alone_is_refused_and_the_rejects_stay(tmp_path):
-    with pytest.raises(InputError, match="all 1 records were rejected"):
-        prepare(ListSource([ethanol("bad", z=np.array([0] * 9))], e="eV"), tmp_path, SETTINGS, workers=0)
-    assert "unknown element" in rejects(tmp_path)["bad"]
+    bad = [ethanol(f"bad{i}", z=np.array([0] * 9)) for i in range(3)] + [ethanol("empty", z=np.array([]))]
+    message = "all 4 records were rejected: 3 x unknown element: atomic number 0; 1 x no atoms. .*rejects.jsonl says"
+    with pytest.raises(InputError, match=message):
+        prepare(ListSource(bad, e="eV"), tmp_path, SETTINGS, workers=0)
+    assert "unknown element" in rejects(tmp_path)["bad0"]
+
+
+def test_reasons_that_differ_in_numbers_and_names_are_one():
+    reasons = [f"two atoms 0.{i} Angstrom apart" for i in range(5)] + [
+        "no column 'a'",
+        "no column 'b'",
+        "x",
+        "y",
+        "z",
+    ]
+    assert commonest(reasons) == "5 x two atoms 0.0 Angstrom apart; 2 x no column 'a'; 1 x x; 2 for other reasons"
+
+
+def test_targets_that_no_structure_has_are_told_and_refused_before_anything_is_planned(tmp_path):
+    some = [ethanol(f"m{i}", targets={"e": 1.0} if i else {}) for i in range(5)]
+    made = prepare(ListSource(some, e="eV", gap="eV"), tmp_path, SETTINGS, workers=0)
+    assert made.known == {"e": 4, "gap": 0}
+    assert "no structure has a value of gap: these cannot be learned" in summary(tmp_path, made)
+    assert made.other_targets(["e"]) == ""
+    assert made.other_targets(["gap"]) == "no structure of this data set has a value of 'gap'; allowed: e"
+    assert made.other_targets(["gpa"]).startswith("unknown target 'gpa'; did you mean 'gap'?")
+
+
+def test_set_in_which_no_target_is_known_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no structure has a value of e: there would be nothing to learn"):
+        prepare(ListSource([ethanol("m", targets={})], e="eV"), tmp_path, SETTINGS, workers=0)
+
+
+def test_set_without_targets_says_so(tmp_path):
+    made = prepare(ListSource(many(2).structures), tmp_path, SETTINGS, workers=0)
+    assert "no targets: this set can be predicted on" in summary(tmp_path, made)
+    assert "holds no targets" in made.other_targets(["e"])
 
 
 def test_failure_of_another_rank_is_reported(tmp_path):
@@ -228,7 +264,7 @@ def test_limit_takes_the_first_records(tmp_path):
 
 @pytest.fixture
 def whole(tmp_path):
-    prepare(many(), tmp_path / "set", SETTINGS, workers=0)
+    prepare(ListSource([*many().structures, ethanol("m1")], e="eV"), tmp_path / "set", SETTINGS, workers=0)
     return tmp_path / "set"
 
 
@@ -258,7 +294,8 @@ def swap_manifest(folder):
         (lambda folder: (folder / "shard-00000.h5").unlink(), "shard-00000.h5: missing"),
         (lambda folder: (folder / "shard-00009.h5").write_bytes(b""), "shard-00009.h5: not in manifest.json"),
         (swap_manifest, "shard-00004.h5"),
-        (lambda folder: (folder / "rejects.jsonl").write_text("{}\n"), "rejects.jsonl: 1 rejects"),
+        (lambda folder: (folder / "rejects.jsonl").unlink(), "rejects.jsonl: 0 rejects where manifest.json says 1"),
+        (lambda folder: (folder / "rejects.jsonl").write_text("{}\n"), "rejects.jsonl, line 1: holds no identifier"),
     ],
 )
 def test_verify_finds_the_damage(whole, tmp_path, damage, message):

@@ -9,7 +9,7 @@ from hpc_kit.data.manifest import content_sha256, read_manifest
 from hpc_kit.data.split_file import read_split_file, resolve_split, split_sha256
 from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.shipped import shipped_folder
-from hpc_kit.spec.split import Counts, Fractions, FromFile, Published
+from hpc_kit.spec.split import Counts, Folds, Fractions, FromFile, Groups, Published
 
 SAMPLE = read_manifest(shipped_folder("embedded") / "qm9_sample")
 SHA = SAMPLE.sha256
@@ -47,6 +47,8 @@ def test_manifest_says_which_data_set_it_splits(split_file):
     ("content", "message"),
     [
         ("{", "cannot be read as a split"),
+        ('{"train": ["a"], "val": ["b"], "test": [], "train": ["c"]}', "'train' stands twice in one object"),
+        ('{"train": {"a": 1, "a": 2}, "val": ["b"], "test": []}', "'a' stands twice in one object"),
         ([1, 2], "must hold train, val and test, each a list of ids or ids with targets"),
         ({"train": ["a"], "test": ["b"]}, "has no val; it must hold train, val and test"),
         ({"train": "a", "val": ["b"], "test": []}, "must hold train, val and test"),
@@ -114,6 +116,31 @@ def test_file_that_names_more_graphs_than_there_are_is_refused(split_file):
 def test_counts_beyond_the_data_set_are_refused():
     with pytest.raises(InputError, match="is 130831; the data set has 4000 graphs"):
         resolve_split(Counts(train=110000, val=10000, test=10831), SAMPLE)
+
+
+@pytest.mark.parametrize(
+    ("split", "known", "message"),
+    [
+        (Fractions(), 9, "4000 graphs, 9 of them with the target, which leave none to val and test"),
+        (Fractions(test=0.0), 9, "leave none to val$"),
+        (Fractions(train=0.001, val=0.8), 900, "leave none to train"),
+        (Counts(train=8, val=1, test=1), 9, r"train \+ val \+ test is 10; .* 9 of them with the target"),
+        (Folds(folds=5, fold=0), 4, "leave none to val and test"),
+        (Groups(group="formula"), 2, "leave none to test"),
+    ],
+)  # fmt: skip
+def test_part_that_stays_empty_is_found_from_the_manifest(split, known, message):
+    dataset = SAMPLE.model_copy(update={"known": {"zpve": known, "gap": 4000}})
+    assert resolve_split(split, dataset, ["gap"]) == split
+    with pytest.raises(InputError, match=message):
+        resolve_split(split, dataset, ["zpve", "gap"])
+
+
+def test_split_file_without_a_graph_to_validate_on_is_refused(split_file):
+    path = split_file(MEMBERS | {"val": []})
+    with pytest.raises(InputError, match="split.json: names no graph of val"):
+        resolve_split(FromFile(manifest=str(path)), SAMPLE)
+    resolve_split(FromFile(manifest=str(split_file(MEMBERS | {"test": []}))), SAMPLE)
 
 
 def test_published_split_that_the_data_set_does_not_carry_is_refused():

@@ -16,7 +16,8 @@ class Table:
 
     The separator is a comma, or the semicolon or tab that the first line has instead. `header=False` is for files
     without a line of names (ALIGNN's and CGCNN's id_prop.csv): the id is first and `columns` name the others.
-    Raises InputError for a missing file, id column or target column, and for column names that are no names.
+    Raises InputError for a missing file, id column or target column, for column names that are no names or that
+    stand twice, and for a target without a value in any row.
     """
 
     def __init__(self, path: Path, id_column: str | None, columns: list[str], header: bool = True):
@@ -34,6 +35,7 @@ class Table:
                     " with columns=a,b and leave id_column out"
                 )
             self.columns, self.id_index, self.indices = columns, 0, list(range(1, len(columns) + 1))
+        self._refuse_empty()
 
     def _read_header(self, first: list[str], second: list[str], id_column: str | None, columns: list[str]) -> None:
         names = [cell.strip() for cell in first]
@@ -45,6 +47,9 @@ class Table:
         self.id_index = names.index(id_column) if id_column else 0
         others = [i for i, name in enumerate(names) if name and i != self.id_index]
         self.columns = columns or [names[i] for i in others]
+        for name in [names[self.id_index], *self.columns]:
+            if name and names.count(name) > 1:
+                raise InputError(f"{self.path}: {names.count(name)} columns are called {name!r}: rename all but one")
         self.indices = [names.index(name) for name in self.columns]
         if not self.columns:
             raise InputError(f"{self.path}: no column of targets beside {names[self.id_index]!r}")
@@ -57,6 +62,16 @@ class Table:
                 )
         if bad := next((name for name in self.columns if "/" in name), None):
             raise InputError(f"{self.path}: column {bad!r}: rename it, a target's name has no '/'")
+
+    def _refuse_empty(self) -> None:
+        """Refuse a target column in which every cell is missing."""
+        empty = set(self.columns)
+        for row in self.rows().values():
+            empty -= {name for name, cell in zip(self.columns, row, strict=False) if cell.lower() not in MISSING}
+            if not empty:
+                return
+        name = next(name for name in self.columns if name in empty)
+        raise InputError(f"{self.path}: column {name!r} holds no value in any row; leave it out with columns=")
 
     def rows(self) -> dict[str, list[str]]:
         """Return id -> cells of the target columns. Two rows of one id become [], which `values` rejects."""
