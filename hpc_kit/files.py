@@ -4,14 +4,19 @@ Not for: what is in them (runs/, data/, train/).
 """
 
 import contextlib
+import errno
 import glob
 import hashlib
 import json
 import os
+import stat
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+# What a disk or a machine does, as against what a user names wrongly: full, over quota, broken, gone, out of handles.
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EFBIG, errno.ENFILE, errno.EMFILE, errno.ENOMEM}
 
 
 @contextlib.contextmanager
@@ -96,3 +101,34 @@ def file_sha256(path: Path) -> str:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def is_of_disk(error: OSError) -> bool:
+    """Tell whether the disk or the machine failed, rather than that something wrong was named."""
+    return error.errno in _DISK
+
+
+def private_folder(path: Path) -> int:
+    """Make the folder `path` for this user alone, or see that it is; return an open descriptor of it.
+
+    For places that users share, such as /tmp, where somebody else may have come first. What is opened relative to the
+    descriptor (`dir_fd`) is in this very folder, whatever happens to its name. Raises OSError where `path` cannot be
+    made, PermissionError where it is a link, a file, somebody else's, or open to others.
+    """
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+            raise
+        raise PermissionError(
+            errno.EPERM, "is a link or a file where a folder of yours was to be: remove it"
+        ) from None
+    found = os.fstat(handle)
+    if found.st_uid == os.geteuid() and not stat.S_IMODE(found.st_mode) & 0o077:
+        return handle
+    os.close(handle)
+    mode = f"{stat.S_IMODE(found.st_mode):o}"
+    owner = "somebody else" if found.st_uid != os.geteuid() else f"you and is open to others (mode {mode})"
+    raise PermissionError(errno.EPERM, f"belongs to {owner}, so its content is not to be trusted: remove it")

@@ -65,7 +65,7 @@ class Lock:
         if self._beats_elsewhere():
             return True
         try:
-            handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            handle = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as error:
             raise InputError(f"{self.path}: cannot be read: {error.strerror}") from None
         try:
@@ -95,7 +95,7 @@ class Lock:
 
     def _take(self, wait: bool) -> int | None:
         try:
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise InputError(f"{self.path}: cannot be opened for writing: {error.strerror}") from None
         try:

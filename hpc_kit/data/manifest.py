@@ -26,7 +26,11 @@ class Target(_Record):
 
 
 class Shard(_Record):
-    """One HDF5 file of the set, with what it must hold."""
+    """One HDF5 file of the set, with what it must hold.
+
+    `arrays` is place in the file -> sha256 of those that are also read alone (identifiers and targets), so that a
+    reader of these need not read the whole file to trust them; see shards.array_sha256.
+    """
 
     file: str
     graphs: int
@@ -34,6 +38,7 @@ class Shard(_Record):
     edges: int
     bytes: int
     sha256: str
+    arrays: dict[str, str] = {}
 
 
 class Manifest(_Record):

@@ -11,7 +11,9 @@ Layout of a shard (no variable-length types, no pickles; N atoms, G graphs, E ed
 docs/data.md for the measurement behind the choice.
 """
 
+import hashlib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -143,7 +145,16 @@ def write_shard(path: Path, arrays: Arrays, targets: dict[str, Target], source: 
         edges=0 if arrays.src is None else len(arrays.src),
         bytes=path.stat().st_size,
         sha256=file_sha256(path),
+        arrays={"ids": array_sha256(arrays.ids)}
+        | {f"targets/{name}": array_sha256(values) for name, values in arrays.targets.items()},
     )
+
+
+def array_sha256(array: np.ndarray) -> str:
+    """Return the sha256 of an array's type, shape and bytes."""
+    digest = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return digest.hexdigest()
 
 
 def read_shard_set(
@@ -184,7 +195,9 @@ def read_ids(folder: Path, shards: Iterable[Shard]) -> np.ndarray:
 
 def stores_forces(folder: Path, manifest: Manifest) -> bool:
     """Tell whether the first shard of a set has forces on its atoms."""
-    with h5py.File(folder / manifest.shards[0].file) as file:
+    first = manifest.shards[0]
+    check_bytes(folder / first.file, first)
+    with h5py.File(folder / first.file, "r", locking=False) as file:
         return _PLACES["forces"] in file
 
 
@@ -229,31 +242,66 @@ def _offsets(sizes: Sequence[int] | np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
 
+_checked: dict[tuple[str, int, int, int], str] = {}  # file as it was when its bytes were read -> their sha256
+
+
+def check_bytes(path: Path, shard: Shard, anew: bool = False) -> None:
+    """Raise InputError where the file `path` is not the one that manifest.json describes as `shard`.
+
+    Its bytes are read once a process, and again where the file has changed or `anew` asks for it.
+    """
+    found = _of_the_right_size(path, shard)
+    key = str(path), found.st_ino, found.st_size, found.st_mtime_ns
+    try:
+        if anew or key not in _checked:
+            _checked[key] = file_sha256(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    if _checked[key] != shard.sha256:
+        raise InputError(_altered(path))
+
+
+def _of_the_right_size(path: Path, shard: Shard) -> os.stat_result:
+    try:
+        found = path.stat()
+    except OSError:
+        raise InputError(f"{path}: missing, though {FILE_NAME} lists it") from None
+    if found.st_size != shard.bytes:
+        raise InputError(f"{path}: {found.st_size} bytes where {FILE_NAME} says {shard.bytes}: truncated or altered")
+    return found
+
+
+def _altered(path: Path) -> str:
+    return (
+        f"{path}: its sha256 is not the one in {FILE_NAME}: altered, damaged or of another set; copy it anew or"
+        " prepare the data again"
+    )
+
+
 def _read_shard(path: Path, shard: Shard, wanted: Iterable[str], places: dict[str, str]) -> Arrays:
-    """Read of one shard the arrays `places` and the targets `wanted`."""
-    if not path.is_file():
-        raise InputError(f"{path}: missing, though {FILE_NAME} lists it")
-    size = path.stat().st_size
-    if size != shard.bytes:
-        raise InputError(f"{path}: {size} bytes where {FILE_NAME} says {shard.bytes}: truncated or altered")
+    """Read of one shard the arrays `places` and the targets `wanted`, and see that they are what was written."""
+    asked = [*places.values(), *(f"targets/{name}" for name in wanted)]
+    alone = all(place in shard.arrays for place in asked)
+    (_of_the_right_size if alone else check_bytes)(path, shard)
     try:
         with h5py.File(path, "r", locking=False) as file:
             version = int(file.attrs.get("schema_version", -1))
             if version != SCHEMA:
                 raise InputError(f"{path}: schema version {version}; this hpc_kit reads version {SCHEMA}")
-            periodic = bool(file["graphs/pbc"][:].any())
-            arrays = {
-                name: file[place][:] if place in file and (periodic or name != "shift") else None
-                for name, place in places.items()
-            }
-            targets = {name: file[f"targets/{name}"][:] for name in wanted}
-    except (OSError, KeyError, ValueError) as error:
+            for name, count, unit in (("ids", shard.graphs, "graphs"), ("z", shard.atoms, "atoms")):
+                if name in places and name in _REQUIRED and _PLACES[name] in file:
+                    if (length := len(file[_PLACES[name]])) != count:
+                        raise InputError(f"{path}: {length} {unit} where {FILE_NAME} says {count}")
+            still = "shift" in places and not file["graphs/pbc"][:].any()  # nothing is periodic: all shifts are 0
+            found = {place: file[place][:] for place in asked if place in file and not (still and "shift" in place)}
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: not a readable shard: {error}") from None
-    arrays = dict.fromkeys(_PLACES) | arrays
-    absent = [_PLACES[name] for name in _REQUIRED if name in places and arrays[name] is None]
-    if absent:
+    if alone and any(place in found and array_sha256(found[place]) != shard.arrays[place] for place in asked):
+        raise InputError(_altered(path))
+    needed = [_PLACES[name] for name in _REQUIRED if name in places] + [f"targets/{name}" for name in wanted]
+    if absent := [place for place in needed if place not in found]:
         raise InputError(f"{path}: not a readable shard: it has no {absent[0]}")
-    for name, count, unit in (("ids", shard.graphs, "graphs"), ("z", shard.atoms, "atoms")):
-        if name in places and len(arrays[name]) != count:
-            raise InputError(f"{path}: {len(arrays[name])} {unit} where {FILE_NAME} says {count}")
-    return Arrays(targets=targets, **arrays)
+    targets = {name: found[f"targets/{name}"] for name in wanted}
+    return Arrays(
+        targets=targets, **{name: found.get(place) if name in places else None for name, place in _PLACES.items()}
+    )

@@ -10,7 +10,15 @@ from conftest import ListSource
 
 from hpc_kit.data.manifest import content_sha256, read_manifest
 from hpc_kit.data.prepare import Settings, prepare
-from hpc_kit.data.shards import concatenate, pack, read_shard_set
+from hpc_kit.data.shards import (
+    concatenate,
+    pack,
+    read_composition,
+    read_ids,
+    read_shard_set,
+    read_targets,
+    stores_forces,
+)
 from hpc_kit.data.structures import Structure
 from hpc_kit.files import file_sha256
 from hpc_kit.spec.errors import InputError
@@ -51,7 +59,7 @@ def test_structures_come_back(tmp_path):
 
 
 def test_forces_and_smiles_that_only_some_have_are_kept(tmp_path):
-    first, second = water("w1"), water("w2")
+    first, second = water("w1", energy=1.0), water("w2")
     first.forces, second.smiles = np.ones((3, 3)), "O"
     manifest = write(tmp_path, first, second)
     arrays = read_shard_set(tmp_path, manifest)
@@ -107,8 +115,55 @@ def test_truncated_shard_is_named(copy):
 def test_foreign_file_of_the_right_size_is_named(copy):
     shard = copy / "shard-00000.h5"
     shard.write_bytes(b"x" * shard.stat().st_size)
-    with pytest.raises(InputError, match="shard-00000.h5: not a readable shard"):
+    with pytest.raises(InputError, match="shard-00000.h5: its sha256 is not the one in manifest.json"):
         read_shard_set(copy, read_manifest(copy))
+
+
+@pytest.mark.parametrize(
+    "reader",
+    [
+        read_shard_set,
+        lambda folder, manifest: read_shard_set(folder, manifest, [0], [], names=False),
+        read_composition,
+        read_targets,
+        lambda folder, manifest: read_ids(folder, manifest.shards),
+        stores_forces,
+    ],
+)
+def test_flipped_bit_is_found_by_every_reader(copy, reader):
+    """The embedded set is of before the sums of single arrays: each reader falls back on the whole file."""
+    shard = copy / "shard-00000.h5"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1  # beyond all arrays: HDF5 itself sees nothing
+    shard.write_bytes(content)
+    with pytest.raises(InputError, match="shard-00000.h5: its sha256 is not the one in manifest.json: altered"):
+        reader(copy, read_manifest(copy))
+
+
+def test_shard_that_is_mended_is_read_again_in_the_same_process(copy):
+    shard, manifest = copy / "shard-00000.h5", read_manifest(copy)
+    good = shard.read_bytes()
+    shard.write_bytes(good[:-1] + b"?")
+    with pytest.raises(InputError, match="sha256"):
+        read_ids(copy, manifest.shards)
+    shard.write_bytes(good)
+    assert len(read_ids(copy, manifest.shards)) == 4000
+
+
+@pytest.mark.parametrize(
+    ("place", "reader"),
+    [
+        ("ids", lambda folder, manifest: read_ids(folder, manifest.shards)),
+        ("targets/energy", read_targets),
+    ],
+)
+def test_arrays_that_are_read_alone_have_their_own_sum(tmp_path, place, reader):
+    """Streaming reads identifiers and targets of a whole set at its start, and not every byte of it."""
+    manifest = write(tmp_path, water("w1", energy=1.0), water("w2"))
+    reader(tmp_path, manifest)
+    other = manifest.shards[0].model_copy(update={"arrays": manifest.shards[0].arrays | {place: "0" * 64}})
+    with pytest.raises(InputError, match="shard-00000.h5: its sha256 is not"):
+        reader(tmp_path, manifest.model_copy(update={"shards": [other]}))
 
 
 def test_hdf5_file_without_the_arrays_is_named(copy):
@@ -116,7 +171,7 @@ def test_hdf5_file_without_the_arrays_is_named(copy):
     with h5py.File(shard, "w") as file:
         file.attrs["schema_version"] = 1
     fields = json.loads((copy / "manifest.json").read_text())
-    fields["shards"][0]["bytes"] = shard.stat().st_size
+    fields["shards"][0] |= {"bytes": shard.stat().st_size, "sha256": file_sha256(shard)}
     fields["sha256"] = content_sha256(fields)
     (copy / "manifest.json").write_text(json.dumps(fields))
     with pytest.raises(InputError, match="not a readable shard"):
