@@ -74,6 +74,30 @@ def test_forward_is_head_of_embed_to_the_last_bit(name, training):
     assert torch.equal(head(features, batch), whole)
 
 
+def check_compiled(name: str, backend: str) -> None:
+    """Compare output and gradients of a compiled model; `backend` says how far compiling goes."""
+    model, batch = made(name).train(), batch64(structures(name), NEAREST)
+
+    def output_and_gradients(run):
+        output = run(batch)
+        return output, torch.autograd.grad(output.square().sum(), list(model.parameters()))
+
+    expected = output_and_gradients(model)
+    torch._dynamo.reset()
+    torch.testing.assert_close(output_and_gradients(torch.compile(model, dynamic=True, backend=backend)), expected)
+
+
+def test_traced_model_gives_the_same():
+    """What torch.compile makes of the two parts, run by torch as it is: the quick half of compiling."""
+    check_compiled("schnet", "eager")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in MODELS if "mean" not in name])
+def test_compiled_model_gives_the_same(name):
+    check_compiled(name, "aot_eager")
+
+
 @EACH
 @pytest.mark.parametrize("periodic", [False, True])
 def test_no_graphs(name, periodic):

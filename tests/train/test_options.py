@@ -113,6 +113,7 @@ def test_atom_references_are_taken_off_and_put_back(tmp_path):
     assert -1100 < found["scale"]["atom_references"]["C"] < -1000
 
 
+@pytest.mark.slow
 def test_compiled_model_trains_to_the_same_losses(tmp_path):
     plain, compiled = (
         run_small(tmp_path / str(c), f"train.compile={c}", "train.epochs=2") for c in ("false", "true")
