@@ -19,6 +19,10 @@ from hpc_kit.task import run_task
 
 pytest_plugins = ["testbed"]
 
+# Models and batches are small here: threads would wait for each other longer than they compute, most of all beside
+# other work. For this process (torch is loaded later) and what it starts; a task sets its own number.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
