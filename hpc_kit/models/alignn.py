@@ -11,7 +11,7 @@ from hpc_kit.data.features import element_table
 from hpc_kit.data.line_graph import angle_cosines, line_graph
 from hpc_kit.data.twins import equal_angles, equal_lengths, reverse_edges
 from hpc_kit.models.edge_gate import EdgeGatedConv
-from hpc_kit.models.layers import BatchNorm, Linear, bell, sum_by_graph
+from hpc_kit.models.layers import BatchNorm, Linear, clamped_exp, sum_by_graph
 from hpc_kit.models.parts import GraphModel
 from hpc_kit.spec.job import Graph
 from hpc_kit.spec.models import ALIGNN as Spec
@@ -113,7 +113,7 @@ class Basis(nn.Module):
 
     def forward(self, x: torch.Tensor, repeats: torch.Tensor) -> torch.Tensor:
         """x [N] -> [N, count]; repeats: not used, as all layers of an expansion take it."""
-        return bell((x.unsqueeze(1) - self.centres).square() * -self.gamma)
+        return clamped_exp((x.unsqueeze(1) - self.centres).square() * -self.gamma)
 
 
 def expansion(start: float, stop: float, bins: int, embedding: int, hidden: int) -> nn.ModuleList:

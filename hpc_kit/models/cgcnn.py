@@ -14,7 +14,7 @@ from hpc_kit.models.layers import (
     BatchNorm,
     Linear,
     SumOverRanks,
-    bell,
+    clamped_exp,
     gradients_by_formula,
     linear,
     sum_by_graph,
@@ -95,7 +95,7 @@ class GaussianDistance(nn.Module):
     def forward(self, distance: Tensor) -> Tensor:
         """distance [E] Angstrom -> [E, K]."""
         exponent = (distance.unsqueeze(1) - self.centres).square() / -(self.step**2)
-        return bell(exponent)
+        return clamped_exp(exponent)
 
     def edges(self, src: Tensor, dst: Tensor, distance: Tensor, atoms: int) -> Edges:
         """Return the pairs as Edges; on the CPU each GROUP of them sorted by distance, to 0.001 Angstrom."""

@@ -38,9 +38,9 @@ class CGCNNMatrix(CGCNN):
                 f"model cgcnn_matrix: an atom has {most} neighbours, data.graph.max_neighbors is {self.count}. Rule"
                 " radius keeps that many; rule alignn keeps more"
             )
-        slots = torch.arange(len(found), device=found.device) - (degree.cumsum(0) - degree).index_select(0, found)
-        slots += found * self.count
+        places = torch.arange(len(found), device=found.device) - (degree.cumsum(0) - degree).index_select(0, found)
+        places += found * self.count
         dst = torch.arange(len(batch.z), device=found.device).repeat_interleave(self.count)
         first = batch.atom_ptr.index_select(0, batch.graph_of_atom())
-        src = first.repeat_interleave(self.count).index_copy(0, slots, batch.src)
-        return src, dst, distance.new_full([len(dst)], self.cutoff + 1.0).index_copy(0, slots, distance)
+        src = first.repeat_interleave(self.count).index_copy(0, places, batch.src)
+        return src, dst, distance.new_full([len(dst)], self.cutoff + 1.0).index_copy(0, places, distance)

@@ -29,10 +29,10 @@ class GaussianBasis(nn.Module):
 
     def forward(self, distance: torch.Tensor) -> torch.Tensor:
         """distance [E] Angstrom -> [E, count]."""
-        return bell((distance.unsqueeze(-1) - self.centres).square() * -self.gamma)
+        return clamped_exp((distance.unsqueeze(-1) - self.centres).square() * -self.gamma)
 
 
-def bell(exponent: torch.Tensor) -> torch.Tensor:
+def clamped_exp(exponent: torch.Tensor) -> torch.Tensor:
     """exp(exponent) for exponents of 0 and less; 2e-35 takes the place of all that is smaller.
 
     On a CPU exp is ten times slower where its result underflows, as most of a basis of distances does.
@@ -336,7 +336,7 @@ def sum_by_graph(values: torch.Tensor, graph_of_atom: torch.Tensor, graphs: int)
     return values.new_zeros(graphs, values.shape[1]).index_add_(0, graph_of_atom, values)
 
 
-def slots(counts: torch.Tensor, group: torch.Tensor) -> tuple[torch.Tensor, int]:
+def padded_places(counts: torch.Tensor, group: torch.Tensor) -> tuple[torch.Tensor, int]:
     """Return the places of ragged rows in a table with as many columns for each group as the largest needs.
 
     counts [groups]; group [rows], not decreasing -> places [rows] in 0..groups * columns, columns. Waits for the

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from hpc_kit.data.batches import GraphBatch
-from hpc_kit.models.layers import GaussianBasis, Linear, slots, sum_by_graph
+from hpc_kit.models.layers import GaussianBasis, Linear, padded_places, sum_by_graph
 from hpc_kit.models.parts import GraphModel
 from hpc_kit.spec.job import Graph
 from hpc_kit.spec.models import MPNN as Spec
@@ -88,7 +88,7 @@ class EdgeNetwork(nn.Module):
         # Rows of the layer number (input, output), as in torch_geometric's NNConv.
         matrices = weight.view(width, width, -1).permute(2, 0, 1)
         matrix = torch.cat([matrices, self.second.bias.view(1, width, width)]).view(-1, width)
-        place, most = slots(torch.bincount(batch.dst, minlength=len(batch.z)), batch.dst)
+        place, most = padded_places(torch.bincount(batch.dst, minlength=len(batch.z)), batch.dst)
         edges = len(batch.dst)
         edge = batch.dst.new_full((len(batch.z) * most,), edges).scatter_(
             0, place, torch.arange(edges, device=place.device)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hpc_kit.data.batches import GraphBatch
-from hpc_kit.models.layers import Linear, slots
+from hpc_kit.models.layers import Linear, padded_places
 from hpc_kit.models.mpnn import MPNN
 from hpc_kit.spec.job import Graph
 from hpc_kit.spec.models import MPNNTransformer as Spec
@@ -27,7 +27,7 @@ class MPNNTransformer(MPNN):
 
     def refine(self, x: torch.Tensor, batch: GraphBatch) -> torch.Tensor:
         x = super().refine(x, batch)
-        place, most = slots(batch.atom_ptr.diff(), batch.graph_of_atom())
+        place, most = padded_places(batch.atom_ptr.diff(), batch.graph_of_atom())
         for layer in self.attention:
             x = layer(x, place, batch.graphs, most)
         return self.norm(x)

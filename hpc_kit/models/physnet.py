@@ -12,7 +12,7 @@ from torch import nn
 
 from hpc_kit.data.batches import GraphBatch
 from hpc_kit.models.filtered import filtered_sum
-from hpc_kit.models.layers import Linear, ShiftedSoftplus, bell, sum_by_graph
+from hpc_kit.models.layers import Linear, ShiftedSoftplus, clamped_exp, sum_by_graph
 from hpc_kit.models.pairs import Pairs, distances, has_reverses, pairs_of
 from hpc_kit.models.parts import GraphModel
 from hpc_kit.spec.errors import InputError
@@ -151,7 +151,7 @@ class ExponentialBasis(nn.Module):
         """distance [P] Angstrom -> [P, count]."""
         centres, widths = nn.functional.softplus(self.centres), nn.functional.softplus(self.widths)
         from_centres = torch.exp(-distance).unsqueeze(1) - centres
-        return cutoff_function(distance, self.cutoff).unsqueeze(1) * bell(-widths * from_centres.square())
+        return cutoff_function(distance, self.cutoff).unsqueeze(1) * clamped_exp(-widths * from_centres.square())
 
 
 def cutoff_function(distance: torch.Tensor, cutoff: float) -> torch.Tensor:

@@ -11,7 +11,7 @@ from torch.nn.functional import silu
 
 from hpc_kit.data.batches import GraphBatch
 from hpc_kit.models.edge_sums import PairedEdges, head_products, head_sums, silu_parts, vector_sums
-from hpc_kit.models.layers import Linear, bell, sum_by_graph
+from hpc_kit.models.layers import Linear, clamped_exp, sum_by_graph
 from hpc_kit.models.pairs import has_reverses
 from hpc_kit.models.parts import GraphModel
 from hpc_kit.spec.job import Graph
@@ -96,7 +96,7 @@ class ExpNormalBasis(nn.Module):
 
     def forward(self, distance: Tensor, fade: Tensor) -> Tensor:
         """distance, fade [P, 1], Angstrom -> [P, count]."""
-        return fade * bell(-self.betas * (torch.exp(-self.alpha * distance) - self.means).square())
+        return fade * clamped_exp(-self.betas * (torch.exp(-self.alpha * distance) - self.means).square())
 
 
 class GaussianBasis(nn.Module):
@@ -110,7 +110,7 @@ class GaussianBasis(nn.Module):
 
     def forward(self, distance: Tensor, _: Tensor) -> Tensor:
         """distance [P, 1] Angstrom -> [P, count]."""
-        return bell(self.coeff * (distance - self.offset).square())
+        return clamped_exp(self.coeff * (distance - self.offset).square())
 
 
 class NeighborEmbedding(nn.Module):

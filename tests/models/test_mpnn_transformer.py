@@ -4,7 +4,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from hpc_kit.models.layers import slots
+from hpc_kit.models.layers import padded_places
 from hpc_kit.models.mpnn_transformer import EncoderLayer
 from hpc_kit.spec.models import MPNNTransformer as Spec
 
@@ -21,7 +21,7 @@ def test_layer_equals_torchs_on_each_graph():
     ours.project.load_state_dict({"weight": attention.in_proj_weight, "bias": attention.in_proj_bias})
     counts = torch.tensor([3, 1, 7])
     x = torch.randn(11, 8, requires_grad=True)
-    place, most = slots(counts, torch.repeat_interleave(counts))
+    place, most = padded_places(counts, torch.repeat_interleave(counts))
     out = ours(x, place, 3, most)
     expected = torch.cat([theirs(part.unsqueeze(0)).squeeze(0) for part in x.split(counts.tolist())])
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-6)
