@@ -6,15 +6,15 @@ k % ranks == r and rank 0 writes manifest.json when all are there. A shard is fi
 into rejects.jsonl.
 """
 
+import contextlib
 import itertools
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from hpc_kit.data.rejects import REJECTS, commonest, write_rejects
 from hpc_kit.data.shards import check_edges, check_structure, concatenate, pack, read_ids, write_shard
 from hpc_kit.data.sources import Source
 from hpc_kit.data.structures import RejectedError
-from hpc_kit.files import file_sha256, write_atomically, write_json
+from hpc_kit.data.workers import Workers
+from hpc_kit.files import file_sha256, is_of_disk, remove_leftovers, write_atomically, write_json
 from hpc_kit.spec.errors import InputError, WorkError
 from hpc_kit.spec.job import Graph
 
@@ -54,9 +55,21 @@ def prepare(
     """Write `source` as a shard set into the folder `out` with `workers` processes on this rank (0: this one).
 
     `show` is called with the records done and rejected so far by this rank. Returns the manifest once all ranks
-    have finished. Raises InputError where `out` holds another set or the source is empty, WorkError where a
-    worker or another rank died.
+    have finished. Raises InputError where `out` holds another set, or the source is empty or cannot be read,
+    WorkError where the disk is full, or where a worker or another rank died.
     """
+    try:
+        return _prepare(source, out, settings, workers, rank, ranks, show)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        kind = WorkError if is_of_disk(error) else InputError
+        raise kind(
+            f"{out}: not prepared: {where}{error.strerror or error}; finished shards are kept: mend that and run the"
+            " same command again"
+        ) from None
+
+
+def _prepare(source, out, settings, workers, rank, ranks, show) -> Manifest:
     content = _content(source, settings)
     if (out / FILE_NAME).exists():
         return _finished(out, content)
@@ -74,7 +87,10 @@ def prepare(
             _wait_for(progress, shards, began)
             return _write_manifest(source, out, settings, content, shards)
     except BaseException as error:
-        failure.write_text(str(error))
+        with contextlib.suppress(OSError):
+            began.write_text(str(error))
+        os.utime(began)
+        began.rename(failure)  # takes no room: also on a full disk the other ranks learn of it
         raise
     while not (out / FILE_NAME).exists():
         _raise_if_failed(progress, began)
@@ -87,33 +103,33 @@ def _write_shards(source, out, settings, workers, rank, ranks, show) -> int:
     shards = 0
     totals = [0, 0]
     pending: set[Future] = set()
+    begun: list[Path] = []
 
     def count(done: int, rejected: int) -> None:
         totals[:] = totals[0] + done, totals[1] + rejected
         show(*totals)
 
-    with _pool(workers) as pool:
-        for number, records in enumerate(_chunks(_unique(source.records(), settings.limit), settings.shard_size)):
-            shards = number + 1
-            if number % ranks != rank:
-                continue
-            kept = _finished_shard(out, number)
-            if kept is not None:
-                count(len(records), len(kept["rejects"]))
-                continue
-            pending.add(pool.submit(_write_one, source, out, settings, number, records))
-            while len(pending) > workers:  # one shard waits; more would only hold memory
-                ended, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in ended:
-                    count(*_result(future))
-        for future in pending:
-            count(*_result(future))
+    try:
+        with Workers(workers) as pool:
+            for number, records in enumerate(_chunks(_unique(source.records(), settings.limit), settings.shard_size)):
+                shards = number + 1
+                if number % ranks != rank:
+                    continue
+                kept = _finished_shard(out, number)
+                if kept is not None:
+                    count(len(records), len(kept["rejects"]))
+                    continue
+                begun += [_shard(out, number), _sidecar(out, number)]
+                pending.add(pool.submit(_write_one, source, out, settings, number, records))
+                while len(pending) > workers:  # one shard waits; more would only hold memory
+                    ended, pending = wait(pending, return_when=FIRST_COMPLETED)
+                    for future in ended:
+                        count(*future.result())
+            for future in pending:
+                count(*future.result())
+    finally:
+        remove_leftovers(*begun)
     return shards
-
-
-def _pool(workers: int) -> Executor:
-    """Return `workers` processes, spawned so that no library's threads or handles are inherited half-way."""
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn")) if workers else ThreadPoolExecutor(1)
 
 
 def _write_one(source: Source, out: Path, settings: Settings, number: int, records: list) -> tuple[int, int]:
@@ -132,12 +148,13 @@ def _write_one(source: Source, out: Path, settings: Settings, number: int, recor
         except RejectedError as error:
             rejects.append([id, str(error)])
         except Exception as error:  # one bad structure never ends a preparation
+            if isinstance(error, OSError) and is_of_disk(error):
+                raise
             rejects.append([id, f"{type(error).__name__}: {error}"])
     sidecar: dict[str, Any] = {"shard": None, "rejects": rejects}
     if parts:
         arrays = concatenate(parts)
-        path = out / f"shard-{number:05d}.h5"
-        shard = write_shard(path, arrays, source.targets, source.origin, settings.graph)
+        shard = write_shard(_shard(out, number), arrays, source.targets, source.origin, settings.graph)
         sidecar |= {
             "shard": shard.model_dump(),
             "atoms": (arrays.atom_ptr[1:] - arrays.atom_ptr[:-1]).tolist(),
@@ -147,7 +164,7 @@ def _write_one(source: Source, out: Path, settings: Settings, number: int, recor
             "forces": arrays.forces is not None and bool(np.isfinite(arrays.forces).all()),
             "known": {name: int(np.isfinite(values).sum()) for name, values in arrays.targets.items()},
         }
-    write_json(_sidecar(out, number), sidecar)
+    write_json(_sidecar(out, number), sidecar | {"sha256": content_sha256(sidecar)})
     return len(records), len(rejects)
 
 
@@ -167,18 +184,6 @@ def _chunks(records: Iterator, size: int) -> Iterator[list]:
         yield chunk
 
 
-def _result(future: Future) -> tuple[int, int]:
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        raise WorkError(
-            "a worker process was killed, most likely for lack of memory; finished shards are kept: run the same"
-            " command again with fewer --workers or a smaller --shard-size"
-        ) from None
-    except OSError as error:
-        raise WorkError(f"a shard was not written: {error}; finished shards are kept") from None
-
-
 def _content(source: Source, settings: Settings) -> dict[str, Any]:
     """Return what must agree for two preparations to give the same set, as plain JSON."""
     fields = {
@@ -196,17 +201,20 @@ def _content(source: Source, settings: Settings) -> dict[str, Any]:
 def _claim(out: Path, progress: Path, content: dict[str, Any]) -> None:
     """Make `out` this preparation's folder. Raises InputError where it is another's."""
     settings = progress / "settings.json"
-    if settings.exists():
-        if json.loads(settings.read_text()) != content:
-            raise InputError(f"{out}: holds an unfinished preparation with other settings; choose another --out")
-        return
     try:
+        if settings.exists():
+            if json.loads(settings.read_text()) != content:
+                raise InputError(f"{out}: holds an unfinished preparation with other settings; choose another --out")
+            return
         if out.exists() and any(path.name != PROGRESS for path in out.iterdir()):
             raise InputError(f"{out}: is not empty; choose another --out")
         progress.mkdir(parents=True, exist_ok=True)
         write_json(settings, content)
+    except ValueError:
+        raise InputError(f"{settings}: damaged: remove {out} and prepare it again, or choose another --out") from None
     except OSError as error:
-        raise InputError(f"{out}: cannot be written: {error.strerror}") from None
+        kind = WorkError if is_of_disk(error) else InputError
+        raise kind(f"{out}: cannot be written: {error.strerror}") from None
 
 
 def _finished(out: Path, content: dict[str, Any]) -> Manifest:
@@ -220,11 +228,27 @@ def _sidecar(out: Path, number: int) -> Path:
     return out / PROGRESS / f"shard-{number:05d}.json"
 
 
+def _shard(out: Path, number: int) -> Path:
+    return out / f"shard-{number:05d}.h5"
+
+
+def _read_sidecar(out: Path, number: int) -> dict[str, Any]:
+    """Return what is noted of a finished shard. Raises InputError where it is not what was written."""
+    path = _sidecar(out, number)
+    try:
+        sidecar = json.loads(path.read_text())
+        if sidecar["sha256"] == content_sha256(sidecar):
+            return sidecar
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise InputError(f"{path}: was altered or damaged: remove it and run the same command again")
+
+
 def _finished_shard(out: Path, number: int) -> dict[str, Any] | None:
     """Return the sidecar of a shard that an earlier attempt finished and that is still intact."""
     try:
-        sidecar = json.loads(_sidecar(out, number).read_text())
-    except (FileNotFoundError, ValueError):
+        sidecar = _read_sidecar(out, number)
+    except (FileNotFoundError, InputError):
         return None
     if sidecar["shard"] is None:
         return sidecar
@@ -259,7 +283,7 @@ def _known(splits: dict, out: Path, sidecars: list[dict]) -> dict:
 
 def _write_manifest(source: Source, out: Path, settings: Settings, content: dict, shards: int) -> Manifest:
     """Gather the sidecars into rejects.jsonl and manifest.json, the latter written last."""
-    sidecars = [json.loads(_sidecar(out, number).read_text()) for number in range(shards)]
+    sidecars = [_read_sidecar(out, number) for number in range(shards)]
     rejects = [(id, reason) for sidecar in sidecars for id, reason in sidecar["rejects"]]
     write_rejects(out, rejects)
     full = [sidecar for sidecar in sidecars if sidecar["shard"] is not None]

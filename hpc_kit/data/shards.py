@@ -24,7 +24,7 @@ import numpy as np
 from hpc_kit.data.graphs import build_graph
 from hpc_kit.data.manifest import FILE_NAME, SCHEMA, Manifest, Shard, Target
 from hpc_kit.data.structures import RejectedError, Structure
-from hpc_kit.files import atomic_path, file_sha256
+from hpc_kit.files import file_sha256, write_atomically
 from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.job import Graph
 
@@ -126,8 +126,13 @@ def concatenate(parts: Sequence[Arrays]) -> Arrays:
 
 
 def write_shard(path: Path, arrays: Arrays, targets: dict[str, Target], source: dict, graph: Graph | None) -> Shard:
-    """Write one shard, whole or not at all. The bytes depend on the arguments alone."""
-    with atomic_path(path) as temporary, h5py.File(temporary, "w", libver=("v110", "v110")) as file:
+    """Write one shard, whole or not at all. The bytes depend on the arguments alone.
+
+    They are made in memory and written at once: HDF5 itself, on a disk that is full, cannot be made to let go of the
+    file. Raises OSError.
+    """
+    # The name of a file in memory is not in its bytes.
+    with h5py.File("shard", "w", driver="core", backing_store=False, libver=("v110", "v110")) as file:
         file.attrs["schema_version"] = SCHEMA
         file.attrs["units"] = json.dumps({"pos": "Angstrom", **{k: t.unit for k, t in targets.items()}})
         file.attrs["source"] = json.dumps(source, sort_keys=True)
@@ -138,13 +143,16 @@ def write_shard(path: Path, arrays: Arrays, targets: dict[str, Target], source: 
             if array is not None:
                 chunks = (max(1, min(_CHUNK, len(array))), *array.shape[1:])
                 file.create_dataset(place, data=array, chunks=chunks, track_times=False, **_FILTERS)
+        file.flush()
+        content = file.id.get_file_image()
+    write_atomically(path, content)
     return Shard(
         file=path.name,
         graphs=len(arrays.ids),
         atoms=len(arrays.z),
         edges=0 if arrays.src is None else len(arrays.src),
-        bytes=path.stat().st_size,
-        sha256=file_sha256(path),
+        bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
         arrays={"ids": array_sha256(arrays.ids)}
         | {f"targets/{name}": array_sha256(values) for name, values in arrays.targets.items()},
     )

@@ -1,5 +1,6 @@
 """Preparing: same bytes whatever the processes, restart after a kill, and every reject named."""
 
+import itertools
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import pytest
 from ase.build import molecule
 from conftest import ListSource, hpc_kit
 
+from hpc_kit.data import workers
 from hpc_kit.data.command import summary
 from hpc_kit.data.inspect import info, verify
 from hpc_kit.data.manifest import read_manifest
@@ -143,6 +145,93 @@ def test_damaged_shard_of_an_unfinished_preparation_is_made_anew(tmp_path):
     shard.write_bytes(shard.read_bytes()[:-1] + b"?")
     made = prepare(many(), out, SETTINGS, workers=0)
     assert verify(out) == [] and made.graphs == 23
+
+
+def test_damaged_note_of_a_finished_shard_is_not_believed(tmp_path):
+    """What is noted beside a shard goes into the manifest, so a restart checks it as it does the shard."""
+    source = Slow(many().structures, e="eV")
+    source.log = os.devnull
+    source.records = lambda: itertools.chain(list(ListSource.records(source))[:12], (1 / 0 for _ in "x"))
+    with pytest.raises(ZeroDivisionError):
+        prepare(source, tmp_path / "set", SETTINGS, workers=0)
+    note = tmp_path / "set" / ".progress" / "shard-00001.json"
+    text = note.read_text()
+    note.write_text(text.replace('"atoms": [\n    9', '"atoms": [\n    8'))
+    assert note.read_text() != text
+    made = prepare(many(), tmp_path / "set", SETTINGS, workers=0)
+    assert made.atoms_per_graph == [9] * 23
+
+
+def test_damaged_settings_of_an_unfinished_preparation_are_named(tmp_path):
+    (tmp_path / ".progress").mkdir()
+    (tmp_path / ".progress" / "settings.json").write_text("{")
+    with pytest.raises(InputError, match="settings.json: damaged: remove .* and prepare it again"):
+        prepare(many(), tmp_path, SETTINGS, workers=0)
+
+
+FULL = """
+import subprocess, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from data.test_prepare import SETTINGS, many
+from hpc_kit.data.prepare import prepare
+from hpc_kit.spec.errors import WorkError
+
+disk = Path(sys.argv[1])
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160k", "none", str(disk)], check=True)
+try:
+    prepare(many(200), disk / "set", SETTINGS, workers=1)
+except WorkError as error:
+    print(error)
+print(*(path.name for path in disk.rglob("*") if path.name.endswith(".tmp")))
+subprocess.run(["mount", "-o", "remount,size=16m", str(disk)], check=True)
+print(prepare(many(200), disk / "set", SETTINGS, workers=0).sha256)
+"""
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0,
+    reason="this machine does not let its users mount a small disk to fill",
+)
+def test_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path):
+    from conftest import ROOT
+
+    (tmp_path / "disk").mkdir()
+    script = [sys.executable, "-c", FULL.format(tests=str(ROOT / "tests")), tmp_path / "disk"]
+    out = subprocess.run(["unshare", "-rm", *script], capture_output=True, text=True, timeout=120)
+    first, leftovers, sha256 = out.stdout.splitlines()
+    assert "disk/set: not prepared: " in first and "No space left on device; finished shards are kept" in first
+    assert (leftovers, out.stderr) == ("", "")
+    assert sha256 == prepare(many(200), tmp_path / "whole", SETTINGS, workers=0).sha256
+
+
+class Deadly(ListSource):
+    """Ends the process that converts its third structure."""
+
+    def convert(self, id, raw):
+        if id == "m2":
+            os._exit(3) if self.signal is None else os.kill(os.getpid(), self.signal)
+        return raw
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (signal.SIGKILL, "was killed by SIGKILL, by the scheduler, for lack of memory, or by somebody"),
+        (None, "ended by itself with exit code 3: what it wrote above says why"),
+    ],
+)
+def test_death_of_a_worker_is_named_by_its_cause(tmp_path, number, message):
+    source = Deadly(many(5).structures, e="eV")
+    source.signal = number
+    with pytest.raises(WorkError, match=f"a worker process {message}.*; finished shards are kept"):
+        prepare(source, tmp_path, SETTINGS, workers=1)
+
+
+def test_processes_that_the_pool_ends_after_another_has_died_are_not_the_cause():
+    assert "died of SIGBUS" in workers._death([-signal.SIGTERM, -signal.SIGBUS, None], out_of_memory=False)
+    assert "died of SIGTERM" in workers._death([-signal.SIGTERM, -signal.SIGTERM], out_of_memory=False)
+    assert "was killed for lack of memory" in workers._death([-signal.SIGKILL], out_of_memory=True)
 
 
 def test_prepared_set_is_not_made_again_and_another_is_refused(tmp_path):

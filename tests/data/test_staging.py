@@ -1,6 +1,8 @@
 """Staged copies lie where other users may have come first: theirs are refused, damaged ones are made anew."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -130,3 +132,31 @@ def test_lock_is_not_written_through_a_link(folder, stage, tmp_path):
     with pytest.raises(InputError, match="cannot be staged there"):
         open_staged(folder, stage)
     assert (tmp_path / "precious").read_text() == "thesis"
+
+
+FULL = """
+import os, subprocess, sys
+from pathlib import Path
+from hpc_kit.data.loader import Dataset
+from hpc_kit.spec.errors import WorkError
+from hpc_kit.spec.job import Graph
+
+disk = Path(sys.argv[2])
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "none", str(disk)], check=True)
+try:
+    Dataset(Path(sys.argv[1]), ["e"], Graph(cutoff=4.0), stage=disk)
+except WorkError as error:
+    print(error)
+print(*(path.name for path in disk.rglob("*") if path.is_file()))
+"""
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0,
+    reason="this machine does not let its users mount a small disk to fill",
+)
+def test_full_disk_of_a_node_is_said_and_given_back(folder, tmp_path):
+    (tmp_path / "disk").mkdir()
+    script = ["unshare", "-rm", sys.executable, "-c", FULL, folder, tmp_path / "disk"]
+    out = subprocess.run(script, capture_output=True, text=True, timeout=120)
+    assert "the data cannot be staged there: No space left on device\nlock\n" in out.stdout, out.stdout + out.stderr
