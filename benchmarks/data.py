@@ -25,7 +25,7 @@ from hpc_kit.data.loader import Dataset
 from hpc_kit.data.manifest import read_manifest
 from hpc_kit.data.sampling import Limits
 from hpc_kit.runs import fingerprint
-from hpc_kit.spec.job import Graph
+from hpc_kit.spec.data import Graph
 
 GRAPH = Graph(cutoff=5.0)
 BATCH = 128

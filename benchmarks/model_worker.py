@@ -28,7 +28,7 @@ def ours(settings: dict) -> Callable[[], float]:
     from hpc_kit.data.loader import Dataset
     from hpc_kit.data.sampling import Limits
     from hpc_kit.models import build_model
-    from hpc_kit.spec.job import Graph
+    from hpc_kit.spec.data import Graph
     from hpc_kit.spec.models import Model
 
     if settings["keep"]:

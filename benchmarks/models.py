@@ -27,7 +27,7 @@ from hpc_kit.data.manifest import read_manifest
 from hpc_kit.data.shards import Arrays
 from hpc_kit.runs import fingerprint
 from hpc_kit.spec import models as specs
-from hpc_kit.spec.job import Graph
+from hpc_kit.spec.data import Graph
 from hpc_kit.spec.shipped import shipped_folder
 
 HERE = Path(__file__).resolve().parent

@@ -192,8 +192,8 @@ class Drive:
             self._waiting.append(task_id)
 
     def _progress(self, task_id: str) -> str:
-        folder, train = self._run.task(task_id), self._tasks[task_id].train
-        return f"{folder.epochs_done()} of {train.epochs} epochs" if train else "nothing that is counted"
+        progress, (total, unit) = self._run.task(task_id).read_progress(), self._tasks[task_id].work.amount()
+        return f"{progress.get('done', 0)} of {progress.get('total', total)} {progress.get('unit', unit)}"
 
 
 def last_marker(folder: TaskDir, entry: Entry) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Not for: following its tasks (drive.py), or what a task does (task.py).
 """
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -14,12 +15,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hpc_kit import kinds
+from hpc_kit.checks import Check
 from hpc_kit.drive import RELEASE_S, Drive, last_line, last_marker
 from hpc_kit.files import write_json
 from hpc_kit.images.sif import misfits, read_image
-from hpc_kit.plan import Plan
+from hpc_kit.plan import Plan, make_plan
+from hpc_kit.report.summary import summarize
 from hpc_kit.runs.blocks import BlockLog
-from hpc_kit.runs.layout import RunDir, TaskDir
+from hpc_kit.runs.layout import RunDir, TaskDir, create_run, new_run_path
 from hpc_kit.runs.ledger import Ledger
 from hpc_kit.runs.process import end_session, is_alive
 from hpc_kit.runs.status import Statuses, TaskStatus
@@ -29,9 +33,11 @@ from hpc_kit.sites.scheduler import SchedulerError
 from hpc_kit.sites.schedulers import scheduler_of
 from hpc_kit.sites.workers import OwnThread, ThroughParsl, end_leftovers
 from hpc_kit.spec.errors import InputError, WorkError
+from hpc_kit.spec.job import load_job
 from hpc_kit.spec.site import Site
 
 DETACHED_WITHIN_S = 60.0
+PROBE_WALLTIME = "00:10:00"
 Show = Callable[[list[TaskStatus]], None]
 
 
@@ -84,6 +90,23 @@ def prepare(site: Site, plan: Plan) -> tuple[BlockPlan | None, list[str]]:
         return None, unfit
     blocks = plan_blocks(site, resources, len(plan.tasks))
     return blocks, [*unfit, *problems(site, resources, blocks)]
+
+
+def try_site(site: Site, plan: Plan | None, root: Path, show: Show) -> list[Check]:
+    """Run the job "probe" on a site, below `root`, with the resources and the image of `plan`, and return what it has
+    found. Raises InputError, WorkError."""
+    sets = []
+    if plan:
+        asked = plan.tasks[0].resources.model_copy(update={"walltime": PROBE_WALLTIME})
+        sets = [f"resources={asked.model_dump_json()}", f"image={json.dumps(plan.tasks[0].image)}"]
+    file = load_job("probe", sets)
+    probes = make_plan(file)
+    run = create_run(new_run_path(root, file.job.name).absolute(), probes, file.job, site)
+    (state,) = drive(run, probes, site, show)
+    (row,) = summarize(run)["probes"]
+    end = ": ".join(filter(None, (state.state, state.reason)))
+    found = [Check(name, "pass", seen) for name, seen in kinds.login_side("probe").findings(row)]
+    return [Check("probe", "pass" if state.state == "done" else "fail", end, f"look into {run.path}"), *found]
 
 
 def ask_blocks(run: RunDir) -> list[dict[str, Any]]:

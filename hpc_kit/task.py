@@ -1,4 +1,5 @@
-"""The node side's entrance: reads a task directory, calls the room for its kind, writes done.json last."""
+"""The node side's entrance: reads the task and the ranks once, hands both to the room of the task's kind, writes down
+why it stopped early, and done.json last."""
 
 import contextlib
 import os
@@ -8,19 +9,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+from hpc_kit import kinds
 from hpc_kit.files import write_json
-from hpc_kit.plan import Task
 from hpc_kit.ranks import expect_ranks
-from hpc_kit.runs.layout import TaskDir
-from hpc_kit.spec.errors import InputError
+from hpc_kit.runs.layout import TaskDir, task_directory
+from hpc_kit.spec.errors import InputError, Preempted
 
 
 def run_task(folder: Path) -> None:
     """Run the task in `folder` from wherever an earlier attempt left it; of several ranks each calls this.
 
-    Raises InputError where the input is wrong, WorkError where the work failed.
+    Raises InputError where the input is wrong, WorkError where the work failed, Preempted where it stopped early,
+    which stopped.json says too.
     """
-    directory = TaskDir(folder.resolve())
+    directory = task_directory(folder)
     task = directory.read_task()
     ranks = expect_ranks(task.resources.nodes * task.resources.ranks_per_node)
     if ranks.size > 1:
@@ -28,14 +30,19 @@ def run_task(folder: Path) -> None:
         sys.stdout, sys.stderr = _Headed(sys.stdout, head), _Headed(sys.stderr, head)
     if ranks.rank > 0:
         if not directory.is_done():
-            _work(task, directory)
+            kinds.node_side(task.kind).run(task, directory, ranks)
         return
     if directory.is_done():
         print(f"{task.id}: is done already")
         return
     with _alone(directory):
         print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {task.id} ({task.label}) pid {os.getpid()}", flush=True)
-        _work(task, directory)
+        directory.stopped.unlink(missing_ok=True)
+        try:
+            kinds.node_side(task.kind).run(task, directory, ranks)
+        except Preempted as stop:
+            directory.write_stopped(stop.cause, str(stop))
+            raise
         finished = {"schema_version": task.schema_version, "id": task.id, "finished_at": time.time()}
         write_json(directory.done, finished)
 
@@ -53,16 +60,6 @@ def _alone(directory: TaskDir) -> Iterator[None]:
         lock.release()
 
 
-def _work(task: Task, directory: TaskDir) -> None:
-    if task.kind == "prepare":
-        _prepare(task, directory)
-        return
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a rank's end is told once, in words, not in C++ frames
-    from hpc_kit.train.loop import train  # torch is loaded here, after the cheap checks
-
-    train(task, directory)
-
-
 class _Headed:
     """A text stream whose lines begin with `head` and are written whole: all ranks write to one log."""
 
@@ -78,22 +75,3 @@ class _Headed:
 
     def __getattr__(self, name: str):
         return getattr(self._stream, name)
-
-
-def _prepare(task: Task, out: TaskDir) -> None:
-    """Make a shard set and write down what came of it."""
-    from hpc_kit.data.command import prepare_from, summary
-
-    manifest = prepare_from(task.prepare, task.resources.cpus_per_rank)
-    print(summary(Path(task.prepare.out), manifest), flush=True)
-    write_json(
-        out.metrics,
-        {
-            "out": task.prepare.out,
-            "graphs": manifest.graphs,
-            "rejected": manifest.rejected,
-            "shards": len(manifest.shards),
-            "bytes": sum(shard.bytes for shard in manifest.shards),
-            "sha256": manifest.sha256,
-        },
-    )

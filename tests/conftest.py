@@ -72,6 +72,12 @@ def small_run(path: Path, *overrides: str) -> RunDir:
     return create_run(path, make_plan(file), file.job, load_site("local"))
 
 
+def probe_run(path: Path, *overrides: str) -> RunDir:
+    """Make a run directory of a probe, a task that counts and loads no torch, without starting anything."""
+    file = load_job("probe", ["probe={steps: 5, step_s: 0.1}", "resources.ranks_per_node=1", *overrides])
+    return create_run(path, make_plan(file), file.job, load_site("local"))
+
+
 def run_small(path: Path, *overrides: str) -> TaskDir:
     """Make such a run of one task and run that here, to its end."""
     run = small_run(path, "seeds=[0]", *overrides)

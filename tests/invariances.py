@@ -12,7 +12,7 @@ from some_graphs import batch_of, some_crystals, some_molecules
 from hpc_kit.data.batches import GraphBatch
 from hpc_kit.models import build_model
 from hpc_kit.spec import models
-from hpc_kit.spec.job import Graph
+from hpc_kit.spec.data import Graph
 
 RADIUS = Graph(cutoff=4.0)
 NEAREST = Graph(cutoff=6.0, max_neighbors=9)

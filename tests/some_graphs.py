@@ -10,7 +10,7 @@ from ase.build import bulk, molecule
 from hpc_kit.data.batches import GraphBatch, GraphStore
 from hpc_kit.data.shards import pack
 from hpc_kit.data.sources.atoms import from_ase
-from hpc_kit.spec.job import Graph
+from hpc_kit.spec.data import Graph
 
 MOLECULES = ("H2O", "CH3CH2OH", "C6H6", "CH3CONH2", "SO2", "NH3")
 

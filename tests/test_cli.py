@@ -103,7 +103,7 @@ def test_task_that_is_being_worked_on_is_refused(small_task, tmp_path):
 def test_status_and_logs_of_a_run(tmp_path):
     run = small_run(tmp_path / "runs" / "first", "seeds=[0, 1]")
     states = json.loads(hpc_kit("status", "runs/first", "--json", cwd=tmp_path).stdout)
-    assert [(task["label"], task["state"], task["epochs"]) for task in states] == [
+    assert [(task["label"], task["state"], task["total"]) for task in states] == [
         ("seed=0", "planned", 4),
         ("seed=1", "planned", 4),
     ]

@@ -23,7 +23,7 @@ def test_tasks_are_the_product_of_grid_and_seeds(tmp_path):
     plan = plan_of(tmp_path, JOB + grid)
     assert len({task.id for task in plan.tasks}) == 12
     assert plan.tasks[3].label == "data.target=zpve train.learning_rate=0.0001 seed=0"
-    assert plan.tasks[3].train.learning_rate == 1e-4
+    assert plan.tasks[3].work.train.learning_rate == 1e-4
 
 
 def test_id_does_not_depend_on_key_order_or_on_defaults_spelled_out(tmp_path):
@@ -94,7 +94,7 @@ def split_job(folder, content) -> str:
 def test_id_depends_on_the_content_of_a_split_file_not_on_its_path(tmp_path):
     here, there = (plan_of(tmp_path, split_job(tmp_path / name, MEMBERS)).tasks[0] for name in ("a", "b"))
     other = plan_of(tmp_path, split_job(tmp_path / "a", MEMBERS | {"test": ["gdb_63"]})).tasks[0]
-    assert here.data.split.manifest != there.data.split.manifest
+    assert here.work.data.split.manifest != there.work.data.split.manifest
     assert here.id == there.id != other.id
 
 
@@ -102,7 +102,7 @@ def test_split_file_is_found_from_another_folder_once_planned(tmp_path, monkeypa
     split_job(tmp_path, MEMBERS)
     monkeypatch.chdir(tmp_path)
     task = plan_of(tmp_path, JOB, "data.split={manifest: split.json}").tasks[0]
-    assert task.data.split.manifest == str(tmp_path / "split.json")
+    assert task.work.data.split.manifest == str(tmp_path / "split.json")
 
 
 @pytest.mark.parametrize(
@@ -136,4 +136,4 @@ def test_counts_beyond_the_data_set_are_refused(tmp_path):
 def test_grid_over_folds_gives_a_task_a_fold(tmp_path):
     grid = "grid: {data.split.fold: [0, 1, 2]}\n"
     plan = plan_of(tmp_path, JOB + grid, "data.split={folds: 3, fold: 0}")
-    assert [task.data.split.fold for task in plan.tasks] == [0, 1, 2]
+    assert [task.work.data.split.fold for task in plan.tasks] == [0, 1, 2]

@@ -3,18 +3,20 @@
 import ast
 from pathlib import Path
 
-import pytest
+from hpc_kit.kinds import ROOMS as ROOMS_OF_KINDS
 
 PACKAGE = Path(__file__).resolve().parent.parent / "hpc_kit"
 FLOORS = [
-    {"checks", "files", "lock", "machine", "ranks", "spec"},
+    {"checks", "files", "kinds", "lock", "machine", "ranks", "spec", "text"},
     {"data", "models", "plan", "probes", "runs"},
-    {"train", "sites", "images"},
-    {"search", "bench", "explain", "md", "report"},
+    {"sites", "images"},
+    {path.name for path in PACKAGE.iterdir() if (path / "run.py").exists()},  # the rooms of kinds
+    {"report"},
     {"drive"},
     {"submit", "task", "apps"},
     {"cli", "__main__"},
 ]
+ROOMS = FLOORS[3]
 LOGIN_SIDE = {
     "cli",
     "spec",
@@ -24,6 +26,7 @@ LOGIN_SIDE = {
     "apps",
     "sites",
     "images",
+    "kinds",
     "runs",
     "report",
     "checks",
@@ -31,14 +34,17 @@ LOGIN_SIDE = {
     "lock",
     "machine",
     "ranks",
+    "text",
 }
-NODE_SIDE = {"task", "probes", "data", "models", "train", "search", "bench", "explain", "md"}
+NODE_SIDE = {"task", "probes", "data", "models"}
+LOGIN_FILES_OF_ROOMS = {"job", "summary"}  # all other files of a room are the node's
 NODE_ONLY_PACKAGES = {"torch", "torch_geometric", "dgl", "deephyper"}
 # What the login side may import of the node side: files without any of those packages.
 FILES_OF_DATA = {"hpc_kit.data.manifest", "hpc_kit.data.split_file"}
 # The commands that do a node's work; only the command line may enter there, when one of them is called.
 ENTRANCES = {"hpc_kit.task", "hpc_kit.data.command", "hpc_kit.data.inspect"}
 BRIDGES = FILES_OF_DATA | ENTRANCES
+DOORS_OF_ROOMS: set[tuple[str, str]] = set()
 
 
 def modules() -> dict[str, Path]:
@@ -50,6 +56,16 @@ def modules() -> dict[str, Path]:
 
 def room(module: str) -> str:
     return (module.split(".") + [""])[1]
+
+
+def on_login_side(module: str) -> bool:
+    if room(module) in ROOMS:
+        return (module.split(".") + [""])[2] in LOGIN_FILES_OF_ROOMS
+    return room(module) in LOGIN_SIDE | {""}
+
+
+def on_node_side(module: str) -> bool:
+    return room(module) in NODE_SIDE or (room(module) in ROOMS and not on_login_side(module))
 
 
 def imports(path: Path) -> set[str]:
@@ -77,9 +93,20 @@ def test_every_file_is_on_a_floor():
     assert {room(name) for name in modules()} - {""} <= set().union(*FLOORS)
 
 
-@pytest.mark.parametrize(("source", "target"), INSIDE)
-def test_imports_go_down(source, target):
-    assert floor(target) <= floor(source)
+def test_every_kind_has_a_room_and_every_room_a_kind():
+    assert {name.removeprefix("hpc_kit.") for name in ROOMS_OF_KINDS.values()} == ROOMS
+    for name in ROOMS_OF_KINDS.values():
+        assert {f"{name}.job", f"{name}.run"} <= set(modules())
+
+
+def test_no_room_is_named_outside_of_kinds_and_its_own_files():
+    assert [
+        (a, b) for a, b in INSIDE if room(b) in ROOMS and room(a) not in ROOMS and (a, b) not in DOORS_OF_ROOMS
+    ] == []
+
+
+def test_imports_go_down():
+    assert [(source, target) for source, target in INSIDE if floor(target) > floor(source)] == []
 
 
 def test_rooms_import_in_no_circle():
@@ -91,19 +118,16 @@ def test_rooms_import_in_no_circle():
 
 
 def test_login_side_never_reaches_for_torch():
-    bad = [(a, b) for a, b in ARROWS if room(a) in LOGIN_SIDE | {""} and b.split(".")[0] in NODE_ONLY_PACKAGES]
-    bad += [(a, b) for a, b in INSIDE if room(a) in LOGIN_SIDE and room(b) in NODE_SIDE and b not in BRIDGES]
+    bad = [(a, b) for a, b in ARROWS if on_login_side(a) and b.split(".")[0] in NODE_ONLY_PACKAGES]
+    bad += [(a, b) for a, b in INSIDE if on_login_side(a) and on_node_side(b) and b not in BRIDGES]
     bad += [(a, b) for a, b in INSIDE if a in FILES_OF_DATA and room(b) in NODE_SIDE and b not in FILES_OF_DATA]
     bad += [(a, b) for a, b in ARROWS if a in FILES_OF_DATA and b.split(".")[0] in {"numpy", "torch", "h5py"}]
     assert bad == []
 
 
 def test_node_side_never_reaches_for_parsl():
-    assert [
-        (a, b)
-        for a, b in ARROWS
-        if room(a) in NODE_SIDE | {"runs", "files", "lock", "machine", "ranks"} and b.split(".")[0] == "parsl"
-    ] == []
+    shared = {"runs", "files", "lock", "machine", "ranks"}
+    assert [(a, b) for a, b in ARROWS if (on_node_side(a) or room(a) in shared) and b.split(".")[0] == "parsl"] == []
 
 
 def test_only_the_command_line_crosses_to_the_node_side_and_only_when_asked():

@@ -31,8 +31,9 @@ def data_prepare(
 ) -> None:
     """Turn a source into a shard set; may be run under mpiexec or srun. Run again, it goes on where it ended."""
     from hpc_kit.data.command import prepare_from, summary
+    from hpc_kit.ranks import find_ranks
+    from hpc_kit.spec.data import Prepare
     from hpc_kit.spec.document import Document
-    from hpc_kit.spec.job import Prepare
 
     fields = {"source": source, "path": path and str(path), "out": str(out), "limit": limit, "shard_size": shard_size}
     graph = {"cutoff": cutoff, "max_neighbors": max_neighbors, "rule": rule}
@@ -43,7 +44,7 @@ def data_prepare(
     if workers is not None and workers < 1:
         raise InputError(f"--workers: must be at least 1 (got {workers})")
     spec = Document("hpc_kit data prepare", fields, {}).check(Prepare)
-    print(summary(out, prepare_from(spec, workers)))
+    print(summary(out, prepare_from(spec, find_ranks(), workers)))
 
 
 @app.command("info", epilog="Example: hpc_kit data info data/qm9 --json")

@@ -9,8 +9,8 @@ PartitionOption = Annotated[str | None, typer.Option(help="A partition or queue 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def console():
+def console(stderr: bool = False):
     """Return where tables are printed; rich is loaded when one is."""
     from rich.console import Console
 
-    return Console()
+    return Console(stderr=stderr)

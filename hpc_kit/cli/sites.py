@@ -48,9 +48,16 @@ def sites_check(
     on_a_node: Annotated[
         bool, typer.Option("--on-a-node", help="Look from a compute node too; waits for one.")
     ] = False,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Submit a small job too, of the size of --job, and wait for it.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check commands, account, folders, network and image of a site, from here and from one of its nodes."""
+    """Check commands, account, folders, network and image of a site, from here and from one of its nodes.
+
+    With --probe also what only a job can tell: the wait in the queue, the start, the run directory's speed, the GPUs
+    seen, what a sum over the ranks takes.
+    """
     from dataclasses import asdict
 
     from hpc_kit.checks import Check
@@ -67,6 +74,12 @@ def sites_check(
     if plan:
         broken = prepare(machine, plan)[1]
         found += [Check("job", "fail", problem) for problem in broken] or [Check("job", "pass", "within all limits")]
+    if probe:
+        from hpc_kit.cli.runs import RUNS
+        from hpc_kit.report.progress import Lines
+        from hpc_kit.submit import try_site
+
+        found += try_site(machine, plan, RUNS, Lines(console(stderr=True)))
     if as_json:
         print(json.dumps([asdict(c) for c in found], indent=2))
     else:

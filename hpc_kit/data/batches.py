@@ -15,8 +15,8 @@ import torch
 from hpc_kit.data.features import element_table
 from hpc_kit.data.manifest import Manifest
 from hpc_kit.data.shards import Arrays, add_edges, read_shard_set
+from hpc_kit.spec.data import Graph
 from hpc_kit.spec.errors import InputError
-from hpc_kit.spec.job import Graph
 
 
 @dataclass

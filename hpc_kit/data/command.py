@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from hpc_kit import machine
@@ -9,20 +10,23 @@ from hpc_kit.data.manifest import Manifest
 from hpc_kit.data.prepare import Settings, prepare
 from hpc_kit.data.rejects import REJECTS, commonest, read_reasons
 from hpc_kit.data.sources import open_source
-from hpc_kit.ranks import find_ranks
-from hpc_kit.spec.job import Prepare
+from hpc_kit.ranks import Ranks
+from hpc_kit.spec.data import Prepare
 
 LINE_EVERY_S = 5.0
+Tell = Callable[[int], None]
 
 
-def prepare_from(spec: Prepare, workers: int | None = None) -> Manifest:
-    """Make the shard set that `spec` describes; workers None: one a usable core, shared by the ranks."""
+def prepare_from(spec: Prepare, ranks: Ranks, workers: int | None = None, tell: Tell = lambda done: None) -> Manifest:
+    """Make the shard set that `spec` describes; workers None: one a usable core, shared by the ranks.
+
+    `tell` learns now and then how many structures have been read.
+    """
     source = open_source(spec.source, Path(spec.path) if spec.path else None, spec.options)
-    ranks = find_ranks()
     if workers is None:
         workers = max(1, machine.usable_cores() // ranks.size)
     settings = Settings(spec.graph, spec.shard_size, spec.limit)
-    return prepare(source, Path(spec.out), settings, workers, ranks.rank, ranks.size, _Lines(ranks.head))
+    return prepare(source, Path(spec.out), settings, workers, ranks.rank, ranks.size, _Lines(ranks.head, tell))
 
 
 def summary(folder: Path, manifest: Manifest) -> str:
@@ -40,13 +44,14 @@ def summary(folder: Path, manifest: Manifest) -> str:
 
 
 class _Lines:
-    """A line on standard error every LINE_EVERY_S seconds."""
+    """A line on standard error, and a word to `tell`, every LINE_EVERY_S seconds."""
 
-    def __init__(self, head: str):
-        self._head = head
+    def __init__(self, head: str, tell: Tell):
+        self._head, self._tell = head, tell
         self._next = time.monotonic() + LINE_EVERY_S
 
     def __call__(self, done: int, rejected: int) -> None:
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + LINE_EVERY_S
             print(f"{self._head}{done} structures, {rejected} rejected", file=sys.stderr, flush=True)
+            self._tell(done)

@@ -13,7 +13,7 @@ import inspect
 import numpy as np
 
 from hpc_kit.data.structures import RejectedError
-from hpc_kit.spec.job import Graph
+from hpc_kit.spec.data import Graph
 
 Edges = tuple[np.ndarray, np.ndarray, np.ndarray]
 

@@ -17,8 +17,8 @@ from hpc_kit.data.manifest import Manifest, read_manifest
 from hpc_kit.data.sampling import Limits, Window, cut, plan_in_memory, plan_stream, share
 from hpc_kit.data.shards import read_ids, read_targets
 from hpc_kit.data.staging import open_staged
+from hpc_kit.spec.data import Graph
 from hpc_kit.spec.errors import InputError
-from hpc_kit.spec.job import Graph
 
 
 class Dataset:

@@ -27,8 +27,8 @@ from hpc_kit.data.sources import Source
 from hpc_kit.data.structures import RejectedError
 from hpc_kit.data.workers import Workers
 from hpc_kit.files import file_sha256, is_of_disk, remove_leftovers, write_atomically, write_json
+from hpc_kit.spec.data import Graph
 from hpc_kit.spec.errors import InputError, WorkError
-from hpc_kit.spec.job import Graph
 
 PROGRESS = ".progress"
 POLL_S = 0.2

@@ -25,8 +25,8 @@ from hpc_kit.data.graphs import build_graph
 from hpc_kit.data.manifest import FILE_NAME, SCHEMA, Manifest, Shard, Target
 from hpc_kit.data.structures import RejectedError, Structure
 from hpc_kit.files import file_sha256, write_atomically
+from hpc_kit.spec.data import Graph
 from hpc_kit.spec.errors import InputError
-from hpc_kit.spec.job import Graph
 
 _CHUNK = 65536  # elements along the first axis
 _FILTERS = {"compression": "gzip", "compression_opts": 1, "shuffle": True}

@@ -24,8 +24,8 @@ from hpc_kit.data.batches import read_with_edges
 from hpc_kit.data.manifest import Manifest
 from hpc_kit.data.shards import Arrays, array_sha256
 from hpc_kit.files import is_of_disk, private_folder
+from hpc_kit.spec.data import Graph
 from hpc_kit.spec.errors import InputError, WorkError
-from hpc_kit.spec.job import Graph
 
 LISTING = "listing.json"  # what the copy is of, and the sha256 of each array; written last
 LOCK = "lock"

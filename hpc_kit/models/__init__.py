@@ -5,7 +5,7 @@ from importlib import import_module
 from torch import Tensor
 
 from hpc_kit.models.parts import GraphModel
-from hpc_kit.spec.job import Graph
+from hpc_kit.spec.data import Graph
 from hpc_kit.spec.models import Model
 
 # name: module and class. Only the one that is asked for is loaded.

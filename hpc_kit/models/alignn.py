@@ -13,7 +13,7 @@ from hpc_kit.data.twins import equal_angles, equal_lengths, reverse_edges
 from hpc_kit.models.edge_gate import EdgeGatedConv
 from hpc_kit.models.layers import BatchNorm, Linear, clamped_exp, sum_by_graph
 from hpc_kit.models.parts import GraphModel
-from hpc_kit.spec.job import Graph
+from hpc_kit.spec.data import Graph
 from hpc_kit.spec.models import ALIGNN as Spec
 
 LONGEST = 8.0  # Angstrom: the last centre of the bond lengths' basis, whatever the cutoff

@@ -21,7 +21,7 @@ from hpc_kit.models.layers import (
     sum_over_ranks,
 )
 from hpc_kit.models.parts import GraphModel
-from hpc_kit.spec.job import Graph
+from hpc_kit.spec.data import Graph
 from hpc_kit.spec.models import CGCNN as Spec
 
 # On the CPU edges are worked on a piece at a time, so that what is computed of them stays in the cache; the pieces of

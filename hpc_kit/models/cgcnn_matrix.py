@@ -6,8 +6,8 @@ from torch import Tensor
 
 from hpc_kit.data.batches import GraphBatch
 from hpc_kit.models.cgcnn import CGCNN, from_upstream
+from hpc_kit.spec.data import Graph
 from hpc_kit.spec.errors import InputError
-from hpc_kit.spec.job import Graph
 from hpc_kit.spec.models import CGCNNMatrix as Spec
 
 __all__ = ["CGCNNMatrix", "from_upstream"]

@@ -8,8 +8,8 @@ from torch import nn
 
 from hpc_kit.data.batches import GraphBatch
 from hpc_kit.models.parts import Embed, GraphModel, Head
+from hpc_kit.spec.data import Graph
 from hpc_kit.spec.errors import InputError
-from hpc_kit.spec.job import Graph
 from hpc_kit.spec.models import Foreign
 
 

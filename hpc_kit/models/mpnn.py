@@ -8,7 +8,7 @@ from torch import nn
 from hpc_kit.data.batches import GraphBatch
 from hpc_kit.models.layers import GaussianBasis, Linear, padded_places, sum_by_graph
 from hpc_kit.models.parts import GraphModel
-from hpc_kit.spec.job import Graph
+from hpc_kit.spec.data import Graph
 from hpc_kit.spec.models import MPNN as Spec
 
 # Beginnings of names in a state of torch_geometric's layers, and ours.

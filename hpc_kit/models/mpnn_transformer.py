@@ -13,7 +13,7 @@ from torch import nn
 from hpc_kit.data.batches import GraphBatch
 from hpc_kit.models.layers import Linear, padded_places
 from hpc_kit.models.mpnn import MPNN
-from hpc_kit.spec.job import Graph
+from hpc_kit.spec.data import Graph
 from hpc_kit.spec.models import MPNNTransformer as Spec
 
 

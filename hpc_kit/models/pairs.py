@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from hpc_kit.data.batches import GraphBatch
-from hpc_kit.spec.job import Graph
+from hpc_kit.spec.data import Graph
 
 
 class Pairs(NamedTuple):

@@ -15,8 +15,8 @@ from hpc_kit.models.filtered import filtered_sum
 from hpc_kit.models.layers import Linear, ShiftedSoftplus, clamped_exp, sum_by_graph
 from hpc_kit.models.pairs import Pairs, distances, has_reverses, pairs_of
 from hpc_kit.models.parts import GraphModel
+from hpc_kit.spec.data import Graph
 from hpc_kit.spec.errors import InputError
-from hpc_kit.spec.job import Graph
 from hpc_kit.spec.models import PhysNet as Spec
 
 COULOMB = 14.399645351950548  # e^2 / (4 pi eps0) in eV Angstrom: twice `kehalf` of the authors' NeuralNetwork.py

@@ -11,7 +11,7 @@ from hpc_kit.models.filtered import filtered_sum
 from hpc_kit.models.layers import GaussianBasis, Linear, ShiftedSoftplus, sum_by_graph
 from hpc_kit.models.pairs import Pairs, distances, has_reverses, pairs_of
 from hpc_kit.models.parts import GraphModel
-from hpc_kit.spec.job import Graph
+from hpc_kit.spec.data import Graph
 from hpc_kit.spec.models import SchNet as Spec
 
 # Names in torch_geometric's state, and ours.

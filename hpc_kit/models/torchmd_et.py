@@ -14,7 +14,7 @@ from hpc_kit.models.edge_sums import PairedEdges, head_products, head_sums, silu
 from hpc_kit.models.layers import Linear, clamped_exp, sum_by_graph
 from hpc_kit.models.pairs import has_reverses
 from hpc_kit.models.parts import GraphModel
-from hpc_kit.spec.job import Graph
+from hpc_kit.spec.data import Graph
 from hpc_kit.spec.models import TorchMDET as Spec
 
 ELEMENTS = 100  # rows of both embeddings, as in the published code: up to Es

@@ -30,7 +30,7 @@ def print_plan(plan: Plan, site: Site, path: Path, blocks: BlockPlan | None, pro
         print(_indented(example_script(site, plan, RunDir(path), blocks)))
     nodes = [f"NODE{i + 1}" for i in range(resources.nodes)] if resources.nodes > 1 else []
     for task in plan.tasks:
-        command = task_command(site, task, RunDir(path).task(task.id).path, nodes)
+        command = task_command(site, task, RunDir(path).task(task.id), nodes)
         print(f"\n{task.id}  {task.label}\n  {shell_line(command, task_environment(site, task.resources))}")
 
 
@@ -40,7 +40,7 @@ def example_script(site: Site, plan: Plan, run: RunDir, blocks: BlockPlan) -> st
     block = make_block(site, blocks, "hk-KEY-0", folder)
     command = pool_command(resources)
     command = on_each_node(site, block, command) if resources.nodes == 1 else command
-    check = shlex.join(check_command(site, plan.tasks[0], run.task(plan.tasks[0].id).path))
+    check = shlex.join(check_command(site, plan.tasks[0], run.task(plan.tasks[0].id)))
     return block_script(scheduler_of(site, folder), site, block, command, check)
 
 

@@ -5,21 +5,20 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hpc_kit.report.summary import in_unit
 from hpc_kit.runs.status import TaskStatus
 
 LINE_EVERY_S = 10.0
 
 
 class Bars:
-    """A bar for all epochs of the run and one for each task under way."""
+    """A bar for all that the run has to do and one for each task under way."""
 
     def __init__(self, console: Console):
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("epochs"),
+            TextColumn("{task.fields[unit]}"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
             console=console,
@@ -30,16 +29,16 @@ class Bars:
     def __call__(self, states: list[TaskStatus]) -> None:
         done = sum(s.ended for s in states)
         text = f"{done} of {len(states)} tasks ended"
-        self._set("", text, sum(s.epoch for s in states), sum(s.epochs for s in states), "")
+        unit = states[0].unit if states else ""
+        self._set("", text, sum(s.done for s in states), sum(s.total for s in states), unit, "")
         for s in states:
             if s.state == "started" or s.id in self._bars:
-                error = f"val MAE {in_unit(s.val_mae, s.unit)}" if s.val_mae is not None else ""
-                self._set(s.id, s.label, s.epoch, s.epochs, error if s.state == "started" else s.state)
+                self._set(s.id, s.label, s.done, s.total, s.unit, s.said if s.state == "started" else s.state)
 
-    def _set(self, key: str, text: str, epoch: int, epochs: int, note: str) -> None:
+    def _set(self, key: str, text: str, done: int, total: int, unit: str, note: str) -> None:
         if key not in self._bars:
-            self._bars[key] = self._progress.add_task(text, total=epochs, completed=epoch, note=note)
-        self._progress.update(self._bars[key], description=text, completed=epoch, note=note)
+            self._bars[key] = self._progress.add_task(text, total=total, completed=done, unit=unit, note=note)
+        self._progress.update(self._bars[key], description=text, total=total, completed=done, note=note)
 
     def close(self) -> None:
         self._progress.stop()
@@ -62,9 +61,8 @@ class Lines:
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + LINE_EVERY_S
             for s in states:
-                if s.state == "started" and s.epoch:
-                    error = in_unit(s.val_mae, s.unit)
-                    self._print(f"{s.label}: epoch {s.epoch}/{s.epochs}, val MAE {error}")
+                if s.state == "started" and s.done:
+                    self._print(", ".join(filter(None, (f"{s.label}: {s.done}/{s.total} {s.unit}", s.said))))
 
     def _print(self, text: str) -> None:
         line = f"{time.strftime('%H:%M:%S')} {text}"

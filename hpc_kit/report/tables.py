@@ -5,7 +5,6 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.table import Table
 
-from hpc_kit.report.summary import in_unit
 from hpc_kit.runs.layout import RunDir
 from hpc_kit.runs.status import TaskStatus
 
@@ -23,12 +22,11 @@ def print_runs(runs: dict[str, list[TaskStatus]], console: Console) -> None:
 
 def print_tasks(states: list[TaskStatus], console: Console) -> None:
     """Print one line a task."""
-    table = Table("task", "state", "attempt", "epochs", "val MAE", "why")
+    table = Table("task", "state", "attempt", "done", "so far", "why")
     for s in states:
-        error = in_unit(s.val_mae, s.unit)
         before = f"before: {s.before}" if s.before and not s.ended else ""
         why = "; ".join(filter(None, (s.reason, s.hint, before)))
-        table.add_row(s.label, s.state, str(s.attempt), f"{s.epoch}/{s.epochs}", error, why)
+        table.add_row(s.label, s.state, str(s.attempt), f"{s.done}/{s.total} {s.unit}", s.said or "-", why)
     console.print(table)
 
 

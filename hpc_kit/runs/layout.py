@@ -22,9 +22,11 @@ from hpc_kit.spec.yaml_text import read_yaml, write_yaml
 
 @dataclass(frozen=True)
 class TaskDir:
-    """One task's directory: `task.yaml` goes in, records come out, `done.json` is written last."""
+    """One task's directory: `task.yaml` goes in, records come out, `done.json` is written last. `home` is the
+    directory of the run that the task belongs to."""
 
     path: Path
+    home: Path
 
     task_file = property(lambda self: self.path / "task.yaml")
     fingerprint = property(lambda self: self.path / "fingerprint.json")
@@ -49,12 +51,12 @@ class TaskDir:
 
     @property
     def run(self) -> "RunDir":
-        return RunDir(self.path.parent.parent)
+        return RunDir(self.home)
 
     @property
     def splits(self) -> Path:
         """Where the run keeps its split manifests; tasks with equal splits share one file."""
-        return self.run.path / "splits"
+        return self.home / "splits"
 
     def read_task(self) -> Task:
         """Read task.yaml. Raises InputError where it is missing, damaged or of another schema."""
@@ -75,17 +77,32 @@ class TaskDir:
         """Return how the last attempt that could say so ended: attempt, exit_code, ended; {} where none did."""
         return _read_json(self.exit)
 
-    def reached(self) -> tuple[int, int]:
-        """Return what changes with every checkpoint: time and size of last.pt, zeros where there is none."""
-        try:
-            state = self.last.stat()
-        except FileNotFoundError:
-            return 0, 0
-        return state.st_mtime_ns, state.st_size
+    def reached(self) -> tuple:
+        """Return what changes whenever the task has come further: times and sizes of last.pt and progress.json."""
+        found = []
+        for path in (self.last, self.progress):
+            try:
+                found.append((path.stat().st_mtime_ns, path.stat().st_size))
+            except FileNotFoundError:
+                found.append((0, 0))
+        return tuple(found)
 
-    def epochs_done(self) -> int:
-        """Return how many epochs are recorded."""
-        return self.epochs.read_bytes().count(b"\n") if self.epochs.exists() else 0
+    def read_progress(self) -> dict[str, Any]:
+        """Return how far the task has come: done, total, unit, score; {} where it has not said so yet."""
+        return _read_json(self.progress)
+
+    def write_progress(self, done: int, total: int, unit: str, score: dict[str, Any] | None = None) -> None:
+        """Say how far the task has come. `score` is the best word on how good its work is so far: its name, value
+        and unit, as in {"name": "val MAE", "value": 0.012, "unit": "eV"}."""
+        write_json(self.progress, {"done": done, "total": total, "unit": unit, "score": score})
+
+    def read_stopped(self) -> dict[str, Any]:
+        """Return why the last attempt stopped early, cause and text; {} where it did not."""
+        return _read_json(self.stopped)
+
+    def write_stopped(self, cause: str, text: str) -> None:
+        """Say why this attempt stops early: `cause` is one of errors.CAUSES, `text` is for people."""
+        write_json(self.stopped, {"cause": cause, "text": text})
 
     def remove_leftovers(self) -> None:
         """Remove what killed attempts have left half-written. For the holder of the lock, who writes these files;
@@ -127,7 +144,7 @@ class RunDir:
         return self.key_file.read_text().strip()
 
     def task(self, task_id: str) -> TaskDir:
-        return TaskDir(self.path / "tasks" / task_id)
+        return TaskDir(self.path / "tasks" / task_id, self.path)
 
     def read_plan(self) -> Plan:
         """Read plan.json. Raises InputError where this is no run directory or one of another schema."""
@@ -146,6 +163,12 @@ class RunDir:
     def read_site(self) -> Site:
         """Read the site this run was submitted to."""
         return read_document(self.site_file).check(Site)
+
+
+def task_directory(folder: Path) -> TaskDir:
+    """Return the task directory at `folder`, which is tasks/<id> of its run."""
+    path = folder.absolute()
+    return TaskDir(path, path.parent.parent)
 
 
 def new_run_path(root: Path, name: str) -> Path:
@@ -216,7 +239,10 @@ def _yaml(model: BaseModel) -> bytes:
 def _checked(model, fields, path: Path):
     version = fields.get("schema_version") if isinstance(fields, dict) else None
     if version != SCHEMA:
-        raise InputError(f"{path}: schema version {version!r}; this hpc_kit reads version {SCHEMA}")
+        raise InputError(
+            f"{path}: schema version {version!r}; this hpc_kit reads version {SCHEMA}. Finish the run with the"
+            " hpc_kit that made it, or submit its job.yaml anew"
+        )
     try:
         return model.model_validate(fields)
     except ValidationError as error:

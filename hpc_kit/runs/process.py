@@ -12,7 +12,6 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import psutil
 
@@ -33,7 +32,7 @@ _libc = ctypes.CDLL(None)
 def supervise(
     argv: list[str],
     environment: dict[str, str],
-    folder: str,
+    task: TaskDir,
     attempt: int,
     driver: tuple[int, float] | None,
     deadline: float | None = None,
@@ -45,7 +44,6 @@ def supervise(
     "cancelled", "driver gone" or "time over"; exit_code is None where the process never started. `out_of_memory`
     tells whether the kernel ended a process of this task's control group for want of memory.
     """
-    task = TaskDir(Path(folder))
     if task.run.cancel_request.exists():
         return _leave(task, attempt, None, "cancelled", False)
     told = {} if deadline is None else {DEADLINE: f"{deadline:.0f}"}

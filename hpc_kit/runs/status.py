@@ -3,10 +3,10 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hpc_kit.files import read_lines
 from hpc_kit.plan import Plan, Task
 from hpc_kit.runs.layout import RunDir
-from hpc_kit.runs.ledger import ENDS, Ledger
+from hpc_kit.runs.ledger import ENDS, Entry, Ledger
+from hpc_kit.text import in_unit
 
 
 @dataclass
@@ -14,8 +14,9 @@ class TaskStatus:
     """One task as the ledger and its records tell it.
 
     `state` is the ledger's; "interrupted" where the ledger has it under way and no driver is at work. `ended`: no
-    other attempt follows by itself. `val_mae` is the last epoch's, in `unit`; `wall_s` the wall times of all epochs
-    so far. `hint` is what the user may do, `before` how the attempt before this one ended.
+    other attempt follows by itself. `done` of `total` `unit` ("epochs") are behind it, and `score` (name, value,
+    unit) says how good its work is so far. `hint` is what the user may do, `before` how the attempt before this one
+    ended.
     """
 
     id: str
@@ -23,14 +24,20 @@ class TaskStatus:
     state: str
     ended: bool
     attempt: int
-    epoch: int
-    epochs: int
-    val_mae: float | None
+    done: int
+    total: int
     unit: str
-    wall_s: list[float]
+    score: dict[str, Any] | None
     reason: str
     hint: str
     before: str
+
+    @property
+    def said(self) -> str:
+        """The score in words, as in "val MAE 12.1 meV"; "" where there is none."""
+        if self.score is None or self.score["value"] is None:
+            return ""
+        return f"{self.score['name']} {in_unit(self.score['value'], self.score['unit'])}"
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -49,18 +56,19 @@ class Statuses:
 
     def _status(self, task: Task) -> TaskStatus:
         entry = self._ledger.tasks[task.id]
-        version = (entry.state, entry.attempt, entry.again, self._size_of_epochs(task.id, entry))
+        version = (entry.state, entry.attempt, entry.again, self._last_progress(task.id, entry))
         known = self._known.get(task.id)
         if known is None or known[0] != version:
             known = (version, _read(self._run, task, self._ledger, self._driven))
             self._known[task.id] = known
         return known[1]
 
-    def _size_of_epochs(self, task_id: str, entry) -> int:
+    def _last_progress(self, task_id: str, entry: Entry) -> int:
+        """Return when the task last told its progress, without a look at a file if it has not begun or has ended."""
         if entry.state == "planned" or (entry.ended and task_id in self._known):
             return 0 if entry.state == "planned" else self._known[task_id][0][3]
         try:
-            return self._run.task(task_id).epochs.stat().st_size
+            return self._run.task(task_id).progress.stat().st_mtime_ns
         except FileNotFoundError:
             return 0
 
@@ -79,21 +87,21 @@ def _read(run: RunDir, task: Task, ledger: Ledger, driven: bool) -> TaskStatus:
         state, reason, hint, ended = "done", "", "", True
     elif state in ("submitted", "started") and not driven:
         state, reason = "interrupted", "its driver is gone"
-        hint = "'hpc_kit resume' goes on from its last epoch"
+        hint = "'hpc_kit resume' goes on from its last checkpoint"
     elif state in ENDS and not ended and not driven:
         hint = "'hpc_kit resume' goes on"
-    epochs = read_lines(folder.epochs) if entry.attempt else []
+    progress = folder.read_progress() if entry.attempt else {}
+    total, unit = task.work.amount()
     return TaskStatus(
         id=task.id,
         label=task.label,
         state=state,
         ended=ended,
         attempt=entry.attempt,
-        epoch=len(epochs),
-        epochs=task.train.epochs if task.train else 0,
-        val_mae=epochs[-1]["val_mae"] if epochs else None,
-        unit=task.unit,
-        wall_s=[line["wall_s"] for line in epochs if line["wall_s"] is not None],
+        done=progress.get("done", 0),
+        total=progress.get("total", total),
+        unit=progress.get("unit", unit),
+        score=progress.get("score"),
         reason=reason,
         hint=hint,
         before=entry.before,

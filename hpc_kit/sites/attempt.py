@@ -10,7 +10,7 @@ from typing import Any
 
 from hpc_kit.files import write_atomically
 from hpc_kit.runs.fingerprint import IMAGE_SHA256
-from hpc_kit.runs.layout import TaskDir
+from hpc_kit.runs.layout import task_directory
 from hpc_kit.runs.process import supervise
 from hpc_kit.sites.launch import hostfile_text, task_command, task_environment
 from hpc_kit.spec.walltime import in_seconds
@@ -30,7 +30,7 @@ def run_attempt(
     the block. A task's time is `resources.walltime` from its start; on the local site it has none, but where
     that is inside a block. Parsl reads and passes the last argument.
     """
-    directory = TaskDir(Path(folder))
+    directory = task_directory(Path(folder))
     task, site = directory.read_task(), directory.run.read_site()
     local, limit = site.scheduler == "local", in_seconds(task.resources.walltime)
     end = float(os.environ.get(BLOCK_END, "inf"))
@@ -43,11 +43,11 @@ def run_attempt(
     nodes = os.environ.get(NODES, "").split(",") if task.resources.nodes > 1 else []
     if site.launcher == "openmpi" and nodes:
         write_atomically(directory.hostfile, hostfile_text(task.resources, nodes).encode())
-    argv = task_command(site, task, directory.path, nodes)
+    argv = task_command(site, task, directory, nodes)
     environment = task_environment(site, task.resources)
     if sha256 := directory.run.read_image().get("sha256"):
         environment[IMAGE_SHA256] = sha256
     deadline = end if local else time.time() + limit
-    return supervise(argv, environment, folder, attempt, driver, deadline if deadline < float("inf") else None) | {
+    return supervise(argv, environment, directory, attempt, driver, deadline if deadline < float("inf") else None) | {
         "block": block
     }

@@ -18,17 +18,17 @@ from hpc_kit.spec.site import NODE_LOCAL, Container, Site
 _SRUN = ("--mpi=none", "--export=ALL", "--kill-on-bad-exit=1")
 
 
-def task_command(site: Site, task: Task, folder: Path, nodes: Sequence[str] = ()) -> list[str]:
+def task_command(site: Site, task: Task, folder: TaskDir, nodes: Sequence[str] = ()) -> list[str]:
     """Return the argv that runs `task` in `folder`, all its ranks, on `nodes` (none named: the node at hand).
 
     Ranks on one node are started by this package, inside the container if there is one. Those of several nodes are
     started by the site's launcher, each in a container of its own.
     """
     resources, here = task.resources, task.image is None
-    words = [*([sys.executable, "-m", "hpc_kit"] if here else ["hpc_kit"]), "task", str(folder)]
+    words = [*([sys.executable, "-m", "hpc_kit"] if here else ["hpc_kit"]), "task", str(folder.path)]
     inside = container(site, task, folder)
     if resources.nodes > 1:
-        return [*over_nodes(site, resources, nodes, TaskDir(folder).hostfile), *inside, *words]
+        return [*over_nodes(site, resources, nodes, folder.hostfile), *inside, *words]
     if resources.ranks_per_node == 1:
         return [*inside, *words]
     python = sys.executable if here else "python3"
@@ -60,7 +60,7 @@ def over_nodes(site: Site, resources: Resources, nodes: Sequence[str], hostfile:
     raise ValueError(f"site {site.name} has no launcher for several nodes")
 
 
-def container(site: Site, task: Task, folder: Path) -> list[str]:
+def container(site: Site, task: Task, folder: TaskDir) -> list[str]:
     """Return what stands before a command that runs in the task's image: [] without one.
 
     The run's directory and the data are shown inside under their own paths. Variables go in through the environment,
@@ -70,7 +70,7 @@ def container(site: Site, task: Task, folder: Path) -> list[str]:
         return []
     how = site.container or Container()
     gpu = [f"--{how.gpu}"] if how.gpu and task.resources.gpus_per_rank else []
-    binds = [str(TaskDir(folder).run.path), *task.folders, *how.binds]
+    binds = [str(folder.home), *task.folders, *how.binds]
     return [
         how.command,
         "exec",
@@ -80,10 +80,10 @@ def container(site: Site, task: Task, folder: Path) -> list[str]:
     ]
 
 
-def check_command(site: Site, task: Task, folder: Path) -> list[str]:
+def check_command(site: Site, task: Task, folder: TaskDir) -> list[str]:
     """Return what a block runs on its first node before any task: doctor's quick checks, where the tasks will run."""
     words = ["hpc_kit"] if task.image else [sys.executable, "-m", "hpc_kit"]
-    return [*container(site, task, folder), *words, "doctor", "--quick", "--folder", str(TaskDir(folder).run.path)]
+    return [*container(site, task, folder), *words, "doctor", "--quick", "--folder", str(folder.home)]
 
 
 def task_environment(site: Site, resources: Resources) -> dict[str, str]:

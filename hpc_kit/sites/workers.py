@@ -84,7 +84,7 @@ class ThroughParsl:
             self.window = 64
         else:
             blocks = plan_blocks(site, resources, left)
-            check = shlex.join(check_command(site, plan.tasks[0], run.task(plan.tasks[0].id).path))
+            check = shlex.join(check_command(site, plan.tasks[0], run.task(plan.tasks[0].id)))
             self._batch = BatchProvider(
                 self._scheduler, site, blocks, run.block_scripts, f"hk-{run.key}", self._log, self._packed, check
             )

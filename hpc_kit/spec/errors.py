@@ -14,8 +14,18 @@ class WorkError(Exception):
     """The input was right and the work failed all the same: exit code 1."""
 
 
+CAUSES = ("preempted", "time_limit")  # why a task stops by itself before its end
+
+
 class Preempted(Exception):
-    """The machine is wanted back, and the work so far is kept: exit code PREEMPTED. The same command goes on."""
+    """The machine is wanted back, and the work so far is kept: exit code PREEMPTED. The same command goes on.
+
+    `cause` is one of CAUSES: a signal that asks for it, or the end of the time that was given.
+    """
+
+    def __init__(self, text: str, cause: str):
+        super().__init__(text)
+        self.cause = cause
 
 
 def allowed(word: str, names: Iterable[str]) -> str:

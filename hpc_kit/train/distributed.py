@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from hpc_kit.plan import Task
-from hpc_kit.ranks import Ranks, expect_ranks
+from hpc_kit.ranks import Ranks
 from hpc_kit.runs.layout import TaskDir
 from hpc_kit.spec.errors import InputError, Preempted, WorkError
 from hpc_kit.train.peers import Peers
@@ -41,13 +41,11 @@ class Group:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, task: Task, out: TaskDir) -> Iterator["Group"]:
+    def open(cls, task: Task, out: TaskDir, ranks: Ranks) -> Iterator["Group"]:
         """Bring the task's ranks together for the time of the block; an error in one ends it in all.
 
-        Raises InputError where the launcher started another number of ranks than the task asks for, WorkError naming
-        the rank where one does not come, fails or dies.
+        Raises WorkError naming the rank where one does not come, fails or dies.
         """
-        ranks = expect_ranks(task.resources.nodes * task.resources.ranks_per_node)
         if ranks.size == 1:
             yield cls(ranks, _open_device(task))
             return

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from hpc_kit import machine
 from hpc_kit.data.sampling import Limits, Window
 from hpc_kit.files import append_line, drop_torn_line, read_lines, write_json
 from hpc_kit.models import build_model
 from hpc_kit.plan import Task
 from hpc_kit.runs.layout import TaskDir
+from hpc_kit.runs.preempt import Watch
 from hpc_kit.spec.errors import Preempted, WorkError
 from hpc_kit.train.checkpoint import load_checkpoint, save_checkpoint
 from hpc_kit.train.distributed import Group
@@ -24,7 +24,6 @@ from hpc_kit.train.evaluate import errors, predict, report_errors, write_predict
 from hpc_kit.train.faults import first_bad_batch, out_of_memory
 from hpc_kit.train.objective import Objective
 from hpc_kit.train.optim import build_optimizer, learning_rate
-from hpc_kit.train.preempt import Watch
 from hpc_kit.train.pretrained import load_weights
 from hpc_kit.train.scale import fit_scale
 from hpc_kit.train.setup import check_compiler, open_data, write_fingerprint
@@ -34,22 +33,12 @@ from hpc_kit.train.track import Tracker
 LOOK_EVERY = 50  # optimiser steps between two looks at the losses, each of which waits for the device
 
 
-def train(task: Task, out: TaskDir) -> None:
-    """Train, validate every epoch, test with the best weights; leave all records of the task but done.json.
-
-    Raises Preempted, with a checkpoint written, where the scheduler wants the machine back.
-    """
-    machine.keep_freed_memory()
-    torch.set_num_threads(task.resources.cpus_per_rank)
-    with Watch() as watch, Group.open(task, out) as group:
-        Training(task, out, group, watch).run()
-
-
 class Training:
     """One task's training on this rank."""
 
     def __init__(self, task: Task, out: TaskDir, group: Group, watch: Watch):
-        self.task, self.out, self.group, self.watch, self.settings = task, out, group, watch, task.train
+        self.task, self.work, self.settings = task, task.work, task.work.train
+        self.out, self.group, self.watch = out, group, watch
         for seed in (random.seed, np.random.seed, torch.manual_seed):
             seed(task.seed)
         settings, device = self.settings, group.device
@@ -59,22 +48,22 @@ class Training:
         scale = fit_scale(
             self.data.targets[index["train"]],
             self.data.atoms_per_graph[index["train"]],
-            task.model.sums_over_atoms,
+            task.work.model.sums_over_atoms,
             None if elements is None else elements[index["train"]],
             settings.atom_references,
         )
-        self.model = build_model(task.model, task.data.graph, len(task.data.target)).to(device)
+        self.model = build_model(task.work.model, task.work.data.graph, len(task.work.data.target)).to(device)
         if settings.start_from:
-            load_weights(self.model, task.model, settings.start_from)
+            load_weights(self.model, task.work.model, settings.start_from)
         ran = self.model
         if settings.compile:
             check_compiler(device)
             ran = torch.compile(self.model, dynamic=True)
-        self.objective = Objective(ran, scale, settings, task.data.forces).to(device)
+        self.objective = Objective(ran, scale, settings, task.work.data.forces).to(device)
         self.judged, ema = self.objective, None
         if settings.ema:
             ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
-            self.judged = Objective(ema.module, scale, settings, task.data.forces).to(device)
+            self.judged = Objective(ema.module, scale, settings, task.work.data.forces).to(device)
         optimizer = build_optimizer(self.model.parameters(), settings)
         scaler = GradScaler(enabled=settings.precision == "fp16")
         self.state = State(self.model, optimizer, scaler, ema)
@@ -88,9 +77,14 @@ class Training:
             record = self._epoch()
             if self.group.is_main:
                 append_line(self.out.epochs, record)
+                self._tell(record)
                 self.tracker.epoch(record)
         metrics = self._test()
         self.tracker.finish(metrics)
+
+    def _tell(self, record: dict[str, Any]) -> None:
+        score = {"name": "val MAE", "value": record["val_mae"], "unit": self.work.unit}
+        self.out.write_progress(record["epoch"] + 1, self.settings.epochs, "epochs", score)
 
     def _stops_early(self) -> bool:
         rule = self.settings.early_stopping
@@ -148,7 +142,7 @@ class Training:
         if self.group.is_main:
             print(
                 f"epoch {epoch + 1}/{settings.epochs} loss {train_loss:.4g} val_mae {validation['val_mae']:.5g}"
-                f" {self.task.unit} {record['wall_s']:.2f} s",
+                f" {self.work.unit} {record['wall_s']:.2f} s",
                 flush=True,
             )
         return record
@@ -174,7 +168,8 @@ class Training:
                 progress.wall_s = time.perf_counter() - began
                 if step > first:  # otherwise last.pt holds all there is, and shows that nothing was added
                     self._save(None)
-                raise Preempted(f"{reason}; last.pt holds epoch {progress.epoch} up to batch {progress.batch}")
+                held = f"last.pt holds epoch {progress.epoch} up to batch {progress.batch}"
+                raise Preempted(f"{reason}; {held}", self.watch.cause)
             started = time.perf_counter()
             micro = batches[step * settings.accumulate : (step + 1) * settings.accumulate]
             whole = np.concatenate(micro)
@@ -244,7 +239,7 @@ class Training:
         val_mae is in the target's unit; of several targets, the mean of their MAEs, each over its standard deviation.
         The score is val_mae; with forces energy_weight x energy MAE + force_weight x force MAE.
         """
-        names = self.task.data.target
+        names = self.work.data.target
         maes = {name: errors(p, t)["mae"] for name, (_, p, t) in found.columns(names, dict.fromkeys(names)).items()}
         if found.forces is not None:
             weights = (self.settings.energy_weight, self.settings.force_weight)
@@ -261,9 +256,9 @@ class Training:
         return {
             "model": self.state.judged.state_dict(),
             "scale": self.objective.scale.describe(),
-            "spec": self.task.model.model_dump(),
-            "graph": self.task.data.graph.model_dump(),
-            "targets": list(self.task.data.target),
+            "spec": self.work.model.model_dump(),
+            "graph": self.work.data.graph.model_dump(),
+            "targets": list(self.work.data.target),
             "epoch": self.state.progress.best_epoch,
             "score": self.state.progress.best.best,
         }
@@ -290,14 +285,14 @@ class Training:
 
     def _test(self) -> dict[str, Any]:
         """Predict the test part with the best weights; write predictions.h5 and metrics.json."""
-        task, names = self.task, self.task.data.target
+        task, names = self.task, self.work.data.target
         self.group.barrier()
         self.state.judged.load_state_dict(load_checkpoint(self.out.best)["model"])
         found = predict(self.judged, self.data, self.index["test"], self.limits, self.group)
-        units = task.units
+        units = task.work.units
         mean = self.data.targets[self.index["train"]].mean(axis=0)
         metrics = {
-            "targets": report_errors(found, names, units, mean, task.data.reference_mae),
+            "targets": report_errors(found, names, units, mean, task.work.data.reference_mae),
             "best_val_score": self.state.progress.best.best,
             "best_epoch": self.state.progress.best_epoch,
             "epochs": self.state.progress.epoch,

@@ -14,12 +14,13 @@ from hpc_kit.data.manifest import read_manifest
 from hpc_kit.data.shards import read_composition, stores_forces
 from hpc_kit.data.splits import Parts, draw
 from hpc_kit.files import write_json
-from hpc_kit.plan import FILES, PLACES, Task
+from hpc_kit.plan import Task
 from hpc_kit.runs import fingerprint
 from hpc_kit.runs.layout import TaskDir
 from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.site import NODE_LOCAL
 from hpc_kit.train.distributed import Group
+from hpc_kit.train.job import FILES, PLACES
 
 
 def open_data(task: Task, out: TaskDir, main: bool = True) -> tuple[Dataset, Parts, np.ndarray | None]:
@@ -29,29 +30,29 @@ def open_data(task: Task, out: TaskDir, main: bool = True) -> tuple[Dataset, Par
     Returns it with its parts and, where atom references are asked for, the number of atoms of each element in each
     graph, [G, 119].
     """
-    folder = Path(task.dataset)
+    folder = Path(task.work.dataset)
     manifest = read_manifest(folder)
-    if manifest.sha256 != task.dataset_sha256:
+    if manifest.sha256 != task.work.dataset_sha256:
         raise InputError(
             f"{folder}: is not the data set this task was planned with (sha256 {manifest.sha256[:12]}, planned"
-            f" {task.dataset_sha256[:12]}); submit the job anew"
+            f" {task.work.dataset_sha256[:12]}); submit the job anew"
         )
-    if task.model.element_features:
+    if task.work.model.element_features:
         check_elements(element_table(), manifest.elements)
     stage = os.environ.get(NODE_LOCAL)
     local = Path(os.path.expandvars(stage)) if stage else None
-    store = Dataset(folder, task.data.target, task.data.graph, local, task.data.window)
-    grouping, elements, by = None, None, getattr(task.data.split, "group", None)
-    if by or task.train.atom_references:
+    store = Dataset(folder, task.work.data.target, task.work.data.graph, local, task.work.data.window)
+    grouping, elements, by = None, None, getattr(task.work.data.split, "group", None)
+    if by or task.work.train.atom_references:
         part = read_composition(folder, manifest)
         if by:
             grouping = group_graphs(by, part.z, part.atom_ptr, part.pbc, part.smiles)
-        if task.train.atom_references:
+        if task.work.train.atom_references:
             elements = count_elements(part.z, part.atom_ptr)
-    if task.data.forces and not stores_forces(folder, manifest):
+    if task.work.data.forces and not stores_forces(folder, manifest):
         raise InputError(f"{folder}: holds no forces, and data.forces asks for them")
     known = np.isfinite(store.targets).all(axis=1)
-    parts = draw(task.data.split, store.ids, known, manifest.sha256, manifest.splits, grouping)
+    parts = draw(task.work.data.split, store.ids, known, manifest.sha256, manifest.splits, grouping)
     if main:
         for note in parts.notes:
             print(note, flush=True)
@@ -83,13 +84,13 @@ def write_fingerprint(task: Task, out: TaskDir, group: Group) -> str:
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
     work = {
-        "dataset_sha256": task.dataset_sha256,
-        "data": task.data.model_dump(exclude=PLACES),
-        "model": task.model.model_dump(),
-        "train": task.train.model_dump(exclude=FILES | {"epochs": True}),
+        "dataset_sha256": task.work.dataset_sha256,
+        "data": task.work.data.model_dump(exclude=PLACES),
+        "model": task.work.model.model_dump(),
+        "train": task.work.train.model_dump(exclude=FILES | {"epochs": True}),
         "world_size": group.size,
         "device": group.device.type,
-        "loader": f"{task.data.window} shards at a time" if task.data.window else "in memory",
+        "loader": f"{task.work.data.window} shards at a time" if task.work.data.window else "in memory",
         "clock": "time.perf_counter; the device is waited for once, at the end of the epoch",
         "warm_up_epochs": 0,
     }

@@ -11,7 +11,7 @@ class Tracker:
 
     def __init__(self, task: Task, out: TaskDir, main: bool):
         self._run = None
-        if task.track is None or not main:
+        if task.work.track is None or not main:
             return
         self._try("start", lambda: self._start(task, out))
 
@@ -33,14 +33,14 @@ class Tracker:
         import wandb
 
         self._run = wandb.init(
-            mode=task.track.wandb,
-            project=task.track.project,
+            mode=task.work.track.wandb,
+            project=task.work.track.project,
             id=task.id,
             name=task.id,
             group=out.run.path.name,
             dir=str(out.path),
             config=task.model_dump(exclude={"dataset", "track"}),
-            resume="allow" if task.track.wandb == "online" else None,
+            resume="allow" if task.work.track.wandb == "online" else None,
             settings=wandb.Settings(init_timeout=60, silent=True, disable_git=True, disable_code=True, console="off"),
         )
 

@@ -12,7 +12,7 @@ from hpc_kit.data.batches import GraphBatch, GraphStore
 from hpc_kit.data.graphs import radius_graph
 from hpc_kit.data.shards import pack
 from hpc_kit.data.structures import Structure
-from hpc_kit.spec.job import Graph
+from hpc_kit.spec.data import Graph
 
 CUTOFF = 4.0
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from hpc_kit.data.graphs import build_graph, radius_graph
 from hpc_kit.data.structures import RejectedError
-from hpc_kit.spec.job import Graph
+from hpc_kit.spec.data import Graph
 
 RADIUS = Graph(cutoff=4.0)
 NEAREST = Graph(cutoff=6.0, max_neighbors=7)

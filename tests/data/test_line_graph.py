@@ -14,7 +14,7 @@ from hpc_kit.data.graphs import build_graph
 from hpc_kit.data.line_graph import angle_cosines, line_graph
 from hpc_kit.data.shards import pack
 from hpc_kit.data.structures import Structure
-from hpc_kit.spec.job import Graph
+from hpc_kit.spec.data import Graph
 
 JARVIS = SHARED_DATA / "jarvis_sample"
 STRUCTURES = {

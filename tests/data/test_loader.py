@@ -14,8 +14,8 @@ from hpc_kit.data.loader import Dataset
 from hpc_kit.data.prepare import Settings, prepare
 from hpc_kit.data.sampling import Limits
 from hpc_kit.data.structures import Structure
+from hpc_kit.spec.data import Graph
 from hpc_kit.spec.errors import InputError
-from hpc_kit.spec.job import Graph
 
 GRAPH = Graph(cutoff=4.0)
 NAMES = ["CH3CH2OH", "C6H6", "H2O", "NH3", "CH4"]
@@ -102,7 +102,7 @@ def test_ranks_together_see_what_one_rank_sees(folder, tmp_path, ranks):
 def test_staged_copy_is_made_once_and_shared(folder, tmp_path):
     code = (
         "import sys; from pathlib import Path; from hpc_kit.data.loader import Dataset\n"
-        "from hpc_kit.spec.job import Graph\n"
+        "from hpc_kit.spec.data import Graph\n"
         "d = Dataset(Path(sys.argv[1]), ['e'], Graph(cutoff=4.0), stage=Path(sys.argv[2]))\n"
         "print(len(d), d.targets.sum())"
     )

@@ -22,8 +22,8 @@ from hpc_kit.data.prepare import Settings, prepare
 from hpc_kit.data.rejects import commonest
 from hpc_kit.data.structures import RejectedError, Structure
 from hpc_kit.ranks import LAUNCHERS
+from hpc_kit.spec.data import Graph
 from hpc_kit.spec.errors import InputError, WorkError
-from hpc_kit.spec.job import Graph
 
 SETTINGS = Settings(Graph(cutoff=3.0), shard_size=5)
 

@@ -21,8 +21,8 @@ from hpc_kit.data.shards import (
 )
 from hpc_kit.data.structures import Structure
 from hpc_kit.files import file_sha256
+from hpc_kit.spec.data import Graph
 from hpc_kit.spec.errors import InputError
-from hpc_kit.spec.job import Graph
 from hpc_kit.spec.shipped import shipped_folder
 
 SAMPLE = shipped_folder("embedded") / "qm9_sample"

@@ -7,7 +7,7 @@ from some_graphs import batch_of, some_crystals, some_molecules
 
 from hpc_kit.data.line_graph import angle_cosines, line_graph
 from hpc_kit.data.twins import equal_angles, equal_lengths, reverse_edges
-from hpc_kit.spec.job import Graph
+from hpc_kit.spec.data import Graph
 
 GRAPHS = {
     "crystals, alignn": (some_crystals(), Graph(cutoff=8.0, max_neighbors=12, rule="alignn")),

@@ -11,7 +11,7 @@ from some_graphs import batch_of, some_crystals, stored_reference
 from hpc_kit.data.batches import GraphBatch
 from hpc_kit.data.features import element_table
 from hpc_kit.models.alignn import ALIGNN, from_upstream
-from hpc_kit.spec.job import Graph
+from hpc_kit.spec.data import Graph
 from hpc_kit.spec.models import ALIGNN as Spec
 
 GRAPH = Graph(cutoff=8.0, max_neighbors=12, rule="alignn")

@@ -12,8 +12,8 @@ from torch_geometric.nn import CGConv
 from hpc_kit.models import cgcnn
 from hpc_kit.models.cgcnn import CGCNN, from_upstream
 from hpc_kit.models.cgcnn_matrix import CGCNNMatrix
+from hpc_kit.spec.data import Graph
 from hpc_kit.spec.errors import InputError
-from hpc_kit.spec.job import Graph
 from hpc_kit.spec.models import CGCNN as Spec
 
 REFERENCE = Path(__file__).parent.parent / "references" / "cgcnn.npz"

@@ -8,7 +8,7 @@ from some_graphs import batch_of, some_crystals, some_molecules
 
 from hpc_kit.models.edge_sums import PairedEdges, head_products, head_sums, silu_parts, vector_sums
 from hpc_kit.models.pairs import has_reverses
-from hpc_kit.spec.job import Graph
+from hpc_kit.spec.data import Graph
 
 HEADS = 2
 

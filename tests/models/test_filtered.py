@@ -9,7 +9,7 @@ from some_graphs import some_crystals, some_molecules
 
 from hpc_kit.models.filtered import filtered_sum
 from hpc_kit.models.pairs import distances, has_reverses, pairs_of
-from hpc_kit.spec.job import Graph
+from hpc_kit.spec.data import Graph
 
 ALIGNN = Graph(cutoff=8.0, max_neighbors=12, rule="alignn")
 CASES = {

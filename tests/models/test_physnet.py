@@ -17,8 +17,8 @@ from some_graphs import batch_of, some_crystals, some_molecules
 
 from hpc_kit.data.batches import GraphBatch
 from hpc_kit.models.physnet import PhysNet
+from hpc_kit.spec.data import Graph
 from hpc_kit.spec.errors import InputError
-from hpc_kit.spec.job import Graph
 from hpc_kit.spec.models import PhysNet as Spec
 
 

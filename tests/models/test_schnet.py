@@ -8,7 +8,7 @@ from torch_geometric.nn.models import SchNet as ReferenceSchNet
 
 from hpc_kit.data.batches import GraphBatch
 from hpc_kit.models.schnet import SchNet, from_upstream
-from hpc_kit.spec.job import Graph
+from hpc_kit.spec.data import Graph
 
 
 def reference_for(batch: GraphBatch, graph: Graph, readout: str = "add") -> ReferenceSchNet:

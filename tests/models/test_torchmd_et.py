@@ -12,7 +12,7 @@ from some_graphs import batch_of, rattled, some_crystals, some_molecules, stored
 from hpc_kit.data.batches import GraphBatch
 from hpc_kit.models import build_model
 from hpc_kit.models.torchmd_et import TorchMDET, from_upstream
-from hpc_kit.spec.job import Graph
+from hpc_kit.spec.data import Graph
 from hpc_kit.spec.models import TorchMDET as Spec
 
 CUTOFF = Graph(cutoff=5.0)

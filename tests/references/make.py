@@ -22,7 +22,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from some_graphs import batch_of, some_crystals, some_molecules  # noqa: E402
 
-from hpc_kit.spec.job import Graph  # noqa: E402
+from hpc_kit.spec.data import Graph  # noqa: E402
 
 
 def main() -> None:

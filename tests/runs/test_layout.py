@@ -13,7 +13,7 @@ def test_run_of_another_schema_version_is_refused(tmp_path):
     run = small_run(tmp_path / "run")
     plan = json.loads(run.plan_file.read_text()) | {"schema_version": 7}
     run.plan_file.write_text(json.dumps(plan))
-    with pytest.raises(InputError, match="plan.json: schema version 7; this hpc_kit reads version 1"):
+    with pytest.raises(InputError, match="schema version 7; this hpc_kit reads version 2. Finish the run with"):
         run.read_plan()
 
 

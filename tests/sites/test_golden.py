@@ -42,7 +42,7 @@ def rendered(site_name: str, shape: str) -> str:
     nodes = [f"NODE{i + 1}" for i in range(task.resources.nodes)] if task.resources.nodes > 1 else []
     run = RunDir(Path(RUN if site.scheduler == "slurm" else RUN.replace(" ", "-")))
     script = example_script(site, plan, run, plan_blocks(site, task.resources, tasks))
-    command = task_command(site, task, run.task("t").path, nodes)
+    command = task_command(site, task, run.task("t"), nodes)
     line = shell_line(command, task_environment(site, task.resources))
     embedded = str(shipped_folder("embedded"))
     return f"{script}\n# a task\n{line}\n".replace(sys.executable, "PYTHON").replace(embedded, "EMBEDDED")

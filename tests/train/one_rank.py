@@ -16,17 +16,19 @@ from hpc_kit import cli
 from hpc_kit.data.loader import Dataset
 from hpc_kit.data.sampling import share
 from hpc_kit.models import build_model
-from hpc_kit.runs.layout import TaskDir
+from hpc_kit.ranks import expect_ranks
+from hpc_kit.runs.layout import task_directory
 from hpc_kit.spec.errors import Preempted, WorkError
 from hpc_kit.train.distributed import Group
 
 
 def work() -> None:
-    out, what = TaskDir(Path(sys.argv[1])), sys.argv[3]
+    out, what = task_directory(Path(sys.argv[1])), sys.argv[3]
     who = int(sys.argv[4]) if len(sys.argv) > 4 else None
     task = out.read_task()
     resources = task.resources.model_copy(update={"ranks_per_node": int(sys.argv[2])})
-    with Group.open(task.model_copy(update={"resources": resources}), out) as group:
+    ranks = expect_ranks(resources.ranks_per_node)
+    with Group.open(task.model_copy(update={"resources": resources}), out, ranks) as group:
         if what == "gradients":
             compare_gradients(group, task)
         else:
@@ -38,9 +40,9 @@ def compare_gradients(group: Group, task) -> None:
     """Gradients of 3 shared batches, of 32, 21 and 1 graphs, against those of this process alone."""
     torch.set_num_threads(1)
     torch.manual_seed(group.rank)
-    model = build_model(task.model, task.data.graph)
+    model = build_model(task.work.model, task.work.data.graph)
     wrapped = group.wrap(model)  # takes rank 0's weights
-    data = Dataset(Path(task.dataset), task.data.target, task.data.graph)
+    data = Dataset(Path(task.work.dataset), task.work.data.target, task.work.data.graph)
     batches = np.split(np.arange(54), [32, 53])
 
     for members in batches:
@@ -79,7 +81,7 @@ def train(group: Group, what: str, who: int | None) -> None:
             elif what == "failed":
                 raise WorkError("the disk is full")
         if group.any(what == "preempted" and step == 5 and group.rank == who):
-            raise Preempted("SIGTERM was sent")
+            raise Preempted("SIGTERM was sent", "preempted")
         time.sleep(0.01)
 
 

@@ -16,8 +16,8 @@ from hpc_kit.data.manifest import read_manifest
 from hpc_kit.data.prepare import Settings, prepare
 from hpc_kit.data.structures import Structure
 from hpc_kit.files import read_lines
+from hpc_kit.spec.data import Graph
 from hpc_kit.spec.errors import InputError, Preempted, WorkError
-from hpc_kit.spec.job import Graph
 from hpc_kit.spec.shipped import shipped_folder
 from hpc_kit.spec.site import NODE_LOCAL
 from hpc_kit.task import run_task

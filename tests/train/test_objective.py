@@ -8,7 +8,7 @@ import torch
 from some_graphs import batch_of, some_molecules
 
 from hpc_kit.models import build_model
-from hpc_kit.spec.job import Graph
+from hpc_kit.spec.data import Graph
 from hpc_kit.spec.models import SchNet
 from hpc_kit.spec.train import Train
 from hpc_kit.train.objective import Objective

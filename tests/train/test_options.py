@@ -16,8 +16,8 @@ from some_graphs import rattled
 from hpc_kit.data.prepare import Settings, prepare
 from hpc_kit.data.structures import Structure
 from hpc_kit.files import read_lines
+from hpc_kit.spec.data import Graph
 from hpc_kit.spec.errors import InputError, WorkError
-from hpc_kit.spec.job import Graph
 
 SGD = ("train.optimizer=sgd", "train.momentum=0", "train.learning_rate=1e-5")
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from hpc_kit.files import file_sha256, read_lines
 from hpc_kit.models import build_model
+from hpc_kit.spec.data import Graph
 from hpc_kit.spec.errors import InputError
-from hpc_kit.spec.job import Graph
 from hpc_kit.spec.models import ALIGNN, CGCNNMatrix, SchNet, TorchMDET
 from hpc_kit.spec.train import Weights
 from hpc_kit.task import run_task
@@ -111,7 +111,7 @@ def test_training_goes_on_from_the_best_weights_of_another_run(tmp_path):
     run_task(first.path)
     second = small_run(tmp_path / "second", "seeds=[0]", f"train.start_from={first.best}", "train.epochs=1")
     task = second.read_plan().tasks[0]
-    assert task.train.start_from.sha256 == file_sha256(first.best)
+    assert task.work.train.start_from.sha256 == file_sha256(first.best)
     run_task(second.task(task.id).path)
     start, went_on = (read_lines(t.epochs)[0]["train_loss"] for t in (first, second.task(task.id)))
     assert went_on < 0.7 * start

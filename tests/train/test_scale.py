@@ -7,8 +7,8 @@ from ase.data import atomic_numbers
 from some_graphs import batch_of, some_molecules
 
 from hpc_kit.data.features import count_elements
+from hpc_kit.spec.data import Graph
 from hpc_kit.spec.errors import InputError
-from hpc_kit.spec.job import Graph
 from hpc_kit.train.scale import fit_scale
 
 ENERGY = {"H": -13.6, "C": -1030.0, "N": -1485.0, "O": -2042.0, "S": -10832.0}

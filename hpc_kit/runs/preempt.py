@@ -54,6 +54,11 @@ class Watch:
                 return f"{max(0.0, left):.0f} s are left of the time given"
         return None
 
+    @property
+    def cause(self) -> str:
+        """Why it was asked to stop, as errors.CAUSES names it."""
+        return "preempted" if self._signal else "time_limit"
+
     def _note(self, number: int, _) -> None:
         self._signal = self._signal or signal.Signals(number).name
         if number == signal.SIGTERM:

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from hpc_kit.train import preempt
-from hpc_kit.train.preempt import Watch
+from hpc_kit.runs import preempt
+from hpc_kit.runs.preempt import Watch
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGUSR2"])
@@ -38,7 +38,7 @@ def test_same_request_passed_on_by_a_launcher_is_one():
 
 def test_second_sigterm_ends_at_once():
     code = (
-        "import os, signal, time; from hpc_kit.train import preempt; preempt.SAME_REQUEST_S = 0.01\n"
+        "import os, signal, time; from hpc_kit.runs import preempt; preempt.SAME_REQUEST_S = 0.01\n"
         "with preempt.Watch({}):\n"
         "    for _ in range(2): os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.1)\n"
         "print('still here')"

@@ -1,0 +1,1 @@
+"""Tasks of kind "prepare": a shard set made from a source."""
