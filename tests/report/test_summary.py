@@ -24,7 +24,7 @@ def _shown(width: int) -> str:
     seeds = [{"label": LABEL, "n": 2, "targets": MEANS}]
     charge = {"unit": "GPU hours", "used": 1.0, "at_most": 2.0}
     console = Console(file=io.StringIO(), width=width)
-    print_summary({"run": "runs/x", "tasks": [row], "seeds": seeds, "charge": charge}, console)
+    print_summary({"run": "runs/x", "kind": "train", "tasks": [row], "seeds": seeds, "charge": charge}, console)
     return console.file.getvalue()
 
 

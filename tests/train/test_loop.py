@@ -143,7 +143,7 @@ def test_clipping_bounds_the_step(tmp_path):
         "train.clip=1e-9",
     )
     torch.manual_seed(0)
-    start = loop.build_model(held.read_task().model, Graph()).state_dict()
+    start = loop.build_model(held.read_task().work.model, Graph()).state_dict()
 
     def moved(task):
         end = torch.load(task.last, weights_only=True)["model"]

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 
-from hpc_kit.ranks import LAUNCHERS, Ranks
+from hpc_kit.ranks import LAUNCHERS, Ranks, expect_ranks
 from hpc_kit.spec.errors import InputError, WorkError
 from hpc_kit.train import rendezvous
 from hpc_kit.train.distributed import Group
@@ -99,5 +99,5 @@ def test_timeout_must_be_a_number(small_task, monkeypatch):
     task = small_task.read_task()
     task = task.model_copy(update={"resources": task.resources.model_copy(update={"ranks_per_node": 2})})
     with pytest.raises(InputError, match="HPC_KIT_TIMEOUT_S=soon: must be a number of seconds"):
-        with Group.open(task, small_task):
+        with Group.open(task, small_task, expect_ranks(2)):
             pass
