@@ -21,13 +21,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from hpc_kit.data.graphs import build_graph
+from hpc_kit.data.graphs import build_graph, closest
 from hpc_kit.data.manifest import FILE_NAME, SCHEMA, Manifest, Shard, Target
-from hpc_kit.data.structures import RejectedError, Structure
+from hpc_kit.data.structures import RejectedError, Structure, completed, near_origin
 from hpc_kit.files import file_sha256, write_atomically
 from hpc_kit.spec.data import Graph
 from hpc_kit.spec.errors import InputError
 
+# Atoms closer than this (Angstrom) lie on top of each other: no energy or gradient of such a pair means anything.
+OVERLAP = 0.2
 _CHUNK = 65536  # elements along the first axis
 _FILTERS = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
 _PLACES = {
@@ -69,14 +71,15 @@ class Arrays:
 def pack(structures: Sequence[Structure], targets: Sequence[str], graph: Graph | None = None) -> Arrays:
     """Lay structures out as flat arrays, with edges where `graph` says how; a target a structure lacks is NaN.
 
-    Edges are built from the structures' own positions and cells, not from those rounded for storage. Raises
-    RejectedError where a graph cannot be built.
+    Structures far from the origin are moved (near_origin). Edges are built from positions and cells that are not yet
+    rounded for storage. Raises RejectedError where a graph cannot be built.
     """
+    structures = [near_origin(s) for s in structures]
     arrays = Arrays(
         z=np.concatenate([s.z for s in structures]).astype(np.uint8),
         pos=np.concatenate([s.pos for s in structures]).astype(np.float32),
         atom_ptr=_offsets([len(s.z) for s in structures]),
-        cell=np.stack([s.cell for s in structures]).astype(np.float32),
+        cell=np.stack([np.where(s.pbc[:, None], s.cell, 0.0) for s in structures]).astype(np.float32),
         pbc=np.stack([s.pbc for s in structures]).astype(bool),
         targets={t: np.array([s.targets.get(t, np.nan) for s in structures], dtype=float) for t in targets},
         ids=np.array([s.id.encode() for s in structures]),
@@ -216,27 +219,29 @@ def check_structure(structure: Structure) -> None:
         raise RejectedError("no atoms")
     if pos.shape != (len(z), 3):
         raise RejectedError(f"{len(z)} atomic numbers and positions of shape {pos.shape}")
-    if not np.isfinite(pos).all() or not np.isfinite(structure.cell).all():
+    if not np.isfinite(pos).all() or not np.isfinite(structure.cell[structure.pbc]).all():
         raise RejectedError("a position or cell vector is NaN or infinite")
     if z.min() < 1 or z.max() > 118:
         raise RejectedError(f"unknown element: atomic number {int(z.min() if z.min() < 1 else z.max())}")
-    if structure.pbc.any() and abs(np.linalg.det(structure.cell)) < 1e-3:
+    if structure.pbc.any() and abs(np.linalg.det(completed(structure.cell, structure.pbc))) < 1e-3:
         raise RejectedError("periodic, with a cell of no volume")
     infinite = [name for name, value in structure.targets.items() if np.isinf(value)]
     if infinite:
         raise RejectedError(f"target {infinite[0]} is infinite")
-    if structure.forces is not None and not np.isfinite(structure.forces).all():
-        raise RejectedError("a force is NaN or infinite")
+    if structure.forces is not None:
+        if np.shape(structure.forces) != pos.shape:
+            raise RejectedError(f"forces of shape {np.shape(structure.forces)} for {len(z)} atoms")
+        if not np.isfinite(structure.forces).all():
+            raise RejectedError("a force is NaN or infinite")
+    near = near_origin(structure)
+    if (pair := closest(near.pos, near.cell, near.pbc, OVERLAP)) is not None:
+        raise RejectedError(f"atoms {pair[0]} and {pair[1]} are {pair[2]:.3g} Angstrom apart")
 
 
-def check_edges(arrays: Arrays, overlap: float = 0.2) -> None:
-    """Raise RejectedError where the one graph in `arrays` has no edges or atoms closer than `overlap` Angstrom."""
+def check_edges(arrays: Arrays) -> None:
+    """Raise RejectedError where the one graph in `arrays` has no edges."""
     if len(arrays.src) == 0:
         raise RejectedError("no atom has a neighbour within the cutoff")
-    vectors = arrays.pos[arrays.src] + arrays.shift @ arrays.cell[0] - arrays.pos[arrays.dst]
-    nearest = float(np.sqrt((vectors**2).sum(1).min()))
-    if nearest < overlap:
-        raise RejectedError(f"two atoms {nearest:.3g} Angstrom apart")
 
 
 def _nothing(name: str, like: Arrays) -> np.ndarray:

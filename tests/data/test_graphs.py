@@ -6,11 +6,13 @@ from collections import Counter
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk, make_supercell, molecule
+from ase.build import bulk, fcc111, graphene, make_supercell, molecule, nanotube
 from ase.neighborlist import neighbor_list
 from pydantic import ValidationError
 
 from hpc_kit.data.graphs import build_graph, radius_graph
+from hpc_kit.data.shards import check_structure, pack
+from hpc_kit.data.sources.atoms import from_ase
 from hpc_kit.data.structures import RejectedError
 from hpc_kit.spec.data import Graph
 
@@ -111,6 +113,22 @@ def test_tiny_cell_equals_ase():
 def test_slab_without_a_third_vector_equals_ase():
     atoms = Atoms("H2", positions=[[0, 0, 0], [1, 1, 3]], cell=[3.0, 3.0, 0.0], pbc=[True, True, False])
     assert as_counter(*graph(atoms, RADIUS)) == ase_graph(atoms, RADIUS.cutoff)
+
+
+# ASE's builders leave the vectors zero that are not periodic.
+SHEET, SLAB, TUBE = graphene(), fcc111("Cu", (1, 1, 3)), nanotube(4, 0, length=1)
+
+
+@pytest.mark.parametrize(("atoms", "edges"), [(SHEET, 60), (SLAB, 90), (TUBE, 528)])
+def test_zero_vectors_that_are_not_periodic_count_as_long_ones(atoms, edges):
+    long = atoms.copy()
+    long.cell = np.where(atoms.pbc[:, None], atoms.cell.array, 60 * np.eye(3))
+    found = as_counter(*graph(atoms, Graph(cutoff=5.0)))
+    assert found == as_counter(*graph(long, Graph(cutoff=5.0))) == ase_graph(atoms, 5.0)
+    assert sum(found.values()) == edges
+    structure = from_ase("x", atoms, {})
+    check_structure(structure)
+    assert len(pack([structure], [], Graph(cutoff=5.0)).src) == edges
 
 
 def test_a_lone_atom_gives_no_edges():

@@ -20,6 +20,7 @@ from hpc_kit.data.inspect import info, verify
 from hpc_kit.data.manifest import read_manifest
 from hpc_kit.data.prepare import Settings, prepare
 from hpc_kit.data.rejects import commonest
+from hpc_kit.data.shards import read_shard_set
 from hpc_kit.data.structures import RejectedError, Structure
 from hpc_kit.ranks import LAUNCHERS
 from hpc_kit.spec.data import Graph
@@ -268,7 +269,7 @@ def test_each_bad_structure_is_named_with_its_reason_and_ends_nothing(tmp_path):
     bad = {
         "nan": (ethanol("nan", pos=nan), "NaN or infinite"),
         "infinite": (ethanol("infinite", pos=near * np.inf), "NaN or infinite"),
-        "overlap": (ethanol("overlap", pos=near), "two atoms 0.001"),
+        "overlap": (ethanol("overlap", pos=near), "atoms 0 and 1 are 0.001"),
         "element": (ethanol("element", z=np.array([0] * 9)), "unknown element: atomic number 0"),
         "element119": (ethanol("element119", z=np.array([119] * 9)), "unknown element: atomic number 119"),
         "flat": (ethanol("flat", **flat), "a cell of no volume"),
@@ -288,6 +289,33 @@ def test_each_bad_structure_is_named_with_its_reason_and_ends_nothing(tmp_path):
         assert reason in found[id]
     assert (made.graphs, made.rejected) == (7, len(bad))
     assert verify(tmp_path) == []
+
+
+@pytest.mark.parametrize("graph", [None, Graph(cutoff=3.0), Graph(rule="alignn", cutoff=3.0, max_neighbors=2)])
+def test_atoms_on_top_of_each_other_are_refused_whatever_the_edges(tmp_path, graph):
+    twice = {"pos": np.repeat(np.eye(3), 3, axis=0), "cell": np.eye(3) * 12, "pbc": np.ones(3, dtype=bool)}
+    source = ListSource([ethanol("good", **(twice | {"pos": ethanol("good").pos})), ethanol("bad", **twice)], e="eV")
+    assert prepare(source, tmp_path, Settings(graph), workers=0).graphs == 1
+    assert rejects(tmp_path) == {"bad": "atoms 0 and 1 are 0 Angstrom apart"}
+
+
+CRYSTAL = {"cell": np.array([[6.0, 0, 0], [1, 7, 0], [0, 2, 8]]), "pbc": np.ones(3, dtype=bool)}
+SHEET = CRYSTAL | {"cell": CRYSTAL["cell"] * [[1], [1], [0]], "pbc": np.array([True, True, False])}
+
+
+@pytest.mark.parametrize("box", [{}, CRYSTAL, SHEET], ids=["molecule", "crystal", "sheet"])
+def test_atoms_far_from_the_origin_keep_their_distances(tmp_path, box):
+    near = ethanol("near", **box)
+    far = ethanol("far", **box)
+    far.pos = ethanol("near").pos + [1e6, -2e6, 3e6]
+    prepare(ListSource([near, far], e="eV"), tmp_path, Settings(Graph(cutoff=5.0)), workers=0)
+    found = read_shard_set(tmp_path, read_manifest(tmp_path))
+    vectors = found.pos[found.src + np.repeat(found.atom_ptr[:-1], np.diff(found.edge_ptr))]
+    vectors = vectors - found.pos[found.dst + np.repeat(found.atom_ptr[:-1], np.diff(found.edge_ptr))]
+    if found.shift is not None:
+        vectors += np.einsum("ei,eij->ej", found.shift, np.repeat(found.cell, np.diff(found.edge_ptr), axis=0))
+    first, second = np.split(np.linalg.norm(vectors, axis=1), [found.edge_ptr[1]])
+    assert np.abs(np.sort(first) - np.sort(second)).max() < 1e-5
 
 
 def test_source_without_records_is_refused(tmp_path):
