@@ -17,7 +17,6 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.collections import g2
 
 from hpc_kit.data.sources import open_source
-from hpc_kit.data.sources.atoms import read_cif
 from hpc_kit.data.structures import RejectedError
 from hpc_kit.spec.errors import InputError
 
@@ -47,50 +46,6 @@ def folder(tmp_path: Path) -> Path:
     for name in ("Cu", "Si", "Fe"):
         (tmp_path / f"{name}.cif").write_bytes(cif(bulk(name, cubic=True)))
     return tmp_path
-
-
-# CIF
-
-
-def test_cif_in_p1_and_with_symmetry_give_the_same_crystal():
-    salt = bulk("NaCl", "rocksalt", a=5.64, cubic=True)
-    with_symmetry = """data_salt
-_cell_length_a 5.64
-_cell_length_b 5.64
-_cell_length_c 5.64
-_cell_angle_alpha 90
-_cell_angle_beta 90
-_cell_angle_gamma 90
-_space_group_IT_number 225
-loop_
-_atom_site_label
-_atom_site_type_symbol
-_atom_site_fract_x
-_atom_site_fract_y
-_atom_site_fract_z
-Na1 Na 0 0 0
-Cl1 Cl 0.5 0.5 0.5
-"""
-    expanded, plain = read_cif(with_symmetry.encode()), read_cif(cif(salt))
-    assert sorted(expanded.symbols) == sorted(plain.symbols) and expanded.cell.volume == pytest.approx(
-        salt.cell.volume
-    )
-
-
-def test_cif_with_partial_occupancy_is_rejected():
-    content = cif(bulk("Cu")).replace(b"  1.0000\n", b"  0.5000\n")
-    with pytest.raises(RejectedError, match="partial occupancy: a site is occupied to 0.5"):
-        read_cif(content)
-
-
-def test_cif_of_two_structures_is_rejected():
-    with pytest.raises(RejectedError, match="2 structures"):
-        read_cif(cif([bulk("Cu"), bulk("Si")]))
-
-
-def test_cif_that_is_none_is_rejected():
-    with pytest.raises(RejectedError, match="0 structures|not a CIF"):
-        read_cif(b"not a crystal")
 
 
 # Your own files with a table

@@ -12,6 +12,7 @@ import ase.io
 import numpy as np
 from ase import Atoms
 
+from hpc_kit.data.sources.atoms import with_element_names
 from hpc_kit.data.structures import RejectedError
 from hpc_kit.spec.errors import InputError
 
@@ -34,7 +35,9 @@ def text_frames(path: Path) -> Iterator[str]:
 def parse_frame(text: str) -> Atoms:
     """Parse one frame. Raises RejectedError."""
     try:
-        return ase.io.read(io.StringIO(text), format="extxyz")
+        return with_element_names(lambda: ase.io.read(io.StringIO(text), format="extxyz"))
+    except RejectedError:
+        raise
     except Exception as error:  # ASE's parser raises what comes: ValueError, KeyError, XYZError
         raise RejectedError(f"not a frame that ASE reads: {type(error).__name__}: {error}") from None
 

@@ -12,7 +12,8 @@ from typing import Any
 from hpc_kit.data.manifest import Target
 from hpc_kit.data.sources import options as opt
 from hpc_kit.data.sources.archives import members
-from hpc_kit.data.sources.atoms import from_ase, read_cif
+from hpc_kit.data.sources.atoms import from_ase
+from hpc_kit.data.sources.cif import read_cif
 from hpc_kit.data.sources.tables import Table, take
 from hpc_kit.data.structures import RejectedError, Structure
 from hpc_kit.spec.errors import InputError

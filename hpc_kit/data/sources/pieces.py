@@ -9,7 +9,8 @@ import ase.db
 import ase.io
 from ase import Atoms
 
-from hpc_kit.data.sources.atoms import read_cif
+from hpc_kit.data.sources.atoms import with_element_names
+from hpc_kit.data.sources.cif import read_cif
 from hpc_kit.data.sources.frames import parse_frame, text_frames
 from hpc_kit.data.structures import RejectedError
 from hpc_kit.spec.errors import InputError
@@ -88,7 +89,9 @@ def read_piece(kind: str, content: Any) -> Atoms:
     if content.suffix.lower() == ".cif":
         return read_cif(content.read_bytes())
     try:
-        found = ase.io.read(content, index=":")
+        found = with_element_names(lambda: ase.io.read(content, index=":"))
+    except RejectedError:
+        raise
     except Exception as error:  # ASE's readers raise what comes
         raise RejectedError(f"not a file that ASE reads: {type(error).__name__}: {error}") from None
     if len(found) != 1:
