@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Mapping
 
@@ -19,7 +20,8 @@ class Watch:
     The margin before the deadline is twice the longest thing that `stepped` was told of, a step or a checkpoint,
     within bounds, and never more than half of what was left when the block began. A second SIGTERM ends the process
     at once; one that comes within SAME_REQUEST_S of the first is the same request, passed on by a launcher as well.
-    After the block a process that was asked is deaf to more: it has its checkpoint, and ends.
+    After the block a process that was asked is deaf to more: it has its checkpoint, and ends. Outside the main
+    thread, where Python takes no signals, the deadline alone is watched.
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ):
@@ -29,11 +31,13 @@ class Watch:
         self._longest = 0.0
         self._signal = ""
         self._terminated = None
+        self._before = {}
 
     def __enter__(self) -> "Watch":
         if self._deadline is not None:
             self._most = min(self._most, max(0.0, self._deadline - time.time()) / 2)
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
     def __exit__(self, *_) -> None:
@@ -46,18 +50,19 @@ class Watch:
 
     def asked(self) -> str | None:
         """Return why to stop now, None where there is no reason to."""
-        if self._signal:
-            return f"{self._signal} was sent"
-        if self._deadline is not None:
-            left = self._deadline - time.time()
-            if left < min(self._most, max(LEAST_MARGIN_S, 2 * self._longest)):
-                return f"{max(0.0, left):.0f} s are left of the time given"
-        return None
+        if self._is_late():
+            return f"{max(0.0, self._deadline - time.time()):.0f} s are left of the time given"
+        return f"{self._signal} was sent" if self._signal else None
 
     @property
     def cause(self) -> str:
-        """Why it was asked to stop, as errors.CAUSES names it."""
-        return "preempted" if self._signal else "time_limit"
+        """Why it was asked to stop, as errors.CAUSES names it. A signal shortly before the deadline warns of that."""
+        return "time_limit" if self._is_late() else "preempted"
+
+    def _is_late(self) -> bool:
+        if self._deadline is None:
+            return False
+        return self._deadline - time.time() < min(self._most, max(LEAST_MARGIN_S, 2 * self._longest))
 
     def _note(self, number: int, _) -> None:
         self._signal = self._signal or signal.Signals(number).name

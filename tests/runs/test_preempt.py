@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -94,6 +95,24 @@ def test_margin_is_bounded(clock):
         watch.stepped(1e6)
         clock[0] = 100000 - preempt.MOST_MARGIN_S - 1
         assert watch.asked() is None
+
+
+def test_signal_shortly_before_the_deadline_warns_of_it(clock):
+    with Watch({"HPC_KIT_DEADLINE": "2000"}) as watch:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert (watch.asked(), watch.cause) == ("SIGUSR1 was sent", "preempted")
+        clock[0] = 1990.0
+        assert (watch.asked(), watch.cause) == ("10 s are left of the time given", "time_limit")
+
+
+def test_outside_the_main_thread_the_deadline_is_watched(clock):
+    def watch_in_a_thread() -> str | None:
+        with Watch({"HPC_KIT_DEADLINE": "2000"}) as watch:
+            clock[0] = 1990.0
+            return watch.asked()
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(watch_in_a_thread).result() == "10 s are left of the time given"
 
 
 def test_asking_costs_nothing():
