@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from hpc_kit.spec.document import Strict
 from hpc_kit.spec.models import Positive, PositiveFloat
+from hpc_kit.spec.walltime import Walltime
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -47,7 +48,7 @@ class Train(Strict):
     units of eV and eV/Angstrom. `ema` is the decay of a moving average of the weights, which is what is validated and
     kept. `atom_references` takes a sum over atoms off the first target before it is learned: "fit" finds the value of
     each element by least squares in the training part; or element -> value. `compile` runs the model through
-    torch.compile. `start_from` loads weights first.
+    torch.compile. `start_from` loads weights first. `checkpoint_every` writes last.pt inside epochs that take longer.
     """
 
     epochs: Positive = 100
@@ -73,6 +74,7 @@ class Train(Strict):
     atom_references: Literal["fit"] | dict[str, float] | None = None
     compile: bool = False
     start_from: Weights | None = None
+    checkpoint_every: Walltime | None = None
 
     @field_validator("start_from", mode="before")
     @classmethod

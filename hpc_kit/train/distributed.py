@@ -9,7 +9,7 @@ import os
 import socket
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 
 import numpy as np
@@ -41,17 +41,19 @@ class Group:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, task: Task, out: TaskDir, ranks: Ranks) -> Iterator["Group"]:
+    def open(
+        cls, task: Task, out: TaskDir, ranks: Ranks, environment: Mapping[str, str] = os.environ
+    ) -> Iterator["Group"]:
         """Bring the task's ranks together for the time of the block; an error in one ends it in all.
 
         Raises WorkError naming the rank where one does not come, fails or dies.
         """
         if ranks.size == 1:
-            yield cls(ranks, _open_device(task))
+            yield cls(ranks, _open_device(task, ranks))
             return
-        timeout = _timeout()
+        timeout = _timeout(environment)
         try:
-            store = meet(ranks, out.rendezvous, timeout)
+            store = meet(ranks, out.rendezvous, timeout, environment)
             me = {"host": socket.gethostname(), "pid": os.getpid(), "born": psutil.Process().create_time()}
             who = join(store, ranks, me, timeout)
             if ranks.rank == 0:  # what a launcher says of a process is told of its pid
@@ -59,7 +61,7 @@ class Group:
                 print(f"{ranks.size} ranks ({ranks.launcher}) at host:pid {places}", flush=True)
             peers = Peers(store, ranks, who)
             with _ending_together(peers):
-                device = _open_device(task, ranks.local_rank, ranks.local_size)
+                device = _open_device(task, ranks)
                 if device.type == "cuda":
                     torch.cuda.set_device(device)
                 dist.init_process_group(
@@ -185,7 +187,7 @@ def _hang_up(error: BaseException) -> None:
     dist.destroy_process_group()
 
 
-def _open_device(task: Task, local_rank: int = 0, local_size: int = 1) -> torch.device:
+def _open_device(task: Task, ranks: Ranks) -> torch.device:
     """Return what a rank computes on: of the GPUs it sees its own, or the one that its launcher shows it.
 
     Raises InputError where there are too few.
@@ -195,13 +197,15 @@ def _open_device(task: Task, local_rank: int = 0, local_size: int = 1) -> torch.
     if not torch.cuda.is_available():
         raise InputError("resources.gpus_per_rank is 1 but torch sees no GPU; with 0 the task trains on the CPU")
     visible = torch.cuda.device_count()
-    if 1 < visible < local_size:
-        raise InputError(f"{local_size} ranks work on this node and see {visible} GPUs; each takes one of its own")
-    return torch.device("cuda", local_rank if visible > 1 else 0)
+    if 1 < visible < ranks.local_size:
+        raise InputError(
+            f"{ranks.local_size} ranks work on this node and see {visible} GPUs; each takes one of its own"
+        )
+    return torch.device("cuda", ranks.local_rank if visible > 1 else 0)
 
 
-def _timeout() -> float:
-    text = os.environ.get(TIMEOUT, "600")
+def _timeout(environment: Mapping[str, str]) -> float:
+    text = environment.get(TIMEOUT, "600")
     try:
         seconds = float(text)
     except ValueError:

@@ -1,5 +1,6 @@
 """Predictions over a part of the data, and how wrong they are."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,19 @@ class Predictions:
         return found
 
 
-def predict(objective: Objective, data: Dataset, index: np.ndarray, limits: Limits, group: Group) -> Predictions:
-    """Return the predictions for `index`; every rank does its share, all get the whole."""
+def predict(
+    objective: Objective,
+    data: Dataset,
+    index: np.ndarray,
+    limits: Limits,
+    group: Group,
+    meet: Callable[[bool], bool] | None = None,
+) -> Predictions:
+    """Return the predictions for `index`; every rank does its share, all get the whole.
+
+    All ranks call `meet` together before each of their batches, with whether they have one; it returns whether any
+    has, and may raise to stop.
+    """
     objective.eval()
     order = np.argsort(index)
     values = torch.zeros(len(index), data.targets.shape[1], dtype=torch.float64, device=group.device)
@@ -47,7 +59,12 @@ def predict(objective: Objective, data: Dataset, index: np.ndarray, limits: Limi
     if objective.forces:
         found.atom_ptr = np.concatenate([[0], np.cumsum(data.atoms_per_graph[index])])
         blank = torch.zeros(found.atom_ptr[-1], 7, dtype=torch.float64, device=group.device)
-    for numbers, batch in data.in_order(index, limits, group.rank, group.size):
+    meet = meet or group.any
+    batches = data.in_order(index, limits, group.rank, group.size)
+    while meet((part := next(batches, None)) is not None):
+        if part is None:  # others have one batch more
+            continue
+        numbers, batch = part
         batch = batch.to(group.device)
         place = order[np.searchsorted(index, numbers, sorter=order)]
         predicted, forces = objective.predict(batch)

@@ -24,10 +24,10 @@ from hpc_kit.train.summary import print_summary, summarize
 
 __all__ = ["Job", "Work", "works", "summarize", "print_summary"]
 
-# Keys of Data and Train that say where files lie or what results are held against, not what is computed: in no task
-# id and in no fingerprint.
+# Keys of Data and Train that say where files lie, when they are written or what results are held against, not what
+# is computed: in no task id and in no fingerprint.
 PLACES = {"source": True, "path": True, "split": {"manifest": True}, "reference_mae": True}
-FILES = {"start_from": {"path": True}}
+FILES = {"start_from": {"path": True}, "checkpoint_every": True}
 
 
 class Track(Strict):

@@ -2,89 +2,73 @@
 
 import contextlib
 import math
+import os
 import random
-import resource
 import time
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from hpc_kit.data.sampling import Limits, Window
-from hpc_kit.files import append_line, drop_torn_line, read_lines, write_json
-from hpc_kit.models import build_model
+from hpc_kit.files import append_line, write_json
 from hpc_kit.plan import Task
 from hpc_kit.runs.layout import TaskDir
 from hpc_kit.runs.preempt import Watch
 from hpc_kit.spec.errors import Preempted, WorkError
-from hpc_kit.train.checkpoint import load_checkpoint, save_checkpoint
+from hpc_kit.spec.walltime import in_seconds
+from hpc_kit.train import written
+from hpc_kit.train.agree import read_together, stop_together
+from hpc_kit.train.checkpoint import parse_checkpoint, save_checkpoint
 from hpc_kit.train.distributed import Group
-from hpc_kit.train.evaluate import errors, predict, report_errors, write_predictions
-from hpc_kit.train.faults import first_bad_batch, out_of_memory
-from hpc_kit.train.objective import Objective
-from hpc_kit.train.optim import build_optimizer, learning_rate
-from hpc_kit.train.pretrained import load_weights
-from hpc_kit.train.scale import fit_scale
-from hpc_kit.train.setup import check_compiler, open_data, write_fingerprint
-from hpc_kit.train.state import GradScaler, State
+from hpc_kit.train.evaluate import Predictions, predict, write_predictions
+from hpc_kit.train.faults import check_predictions, out_of_memory
+from hpc_kit.train.measured import Measured
+from hpc_kit.train.optim import gradient_norm, learning_rate
+from hpc_kit.train.setup import assemble, open_data, write_fingerprint
+from hpc_kit.train.state import Clock
 from hpc_kit.train.track import Tracker
-
-LOOK_EVERY = 50  # optimiser steps between two looks at the losses, each of which waits for the device
 
 
 class Training:
-    """One task's training on this rank."""
+    """One task's training on this rank: `run`, or `epochs` for as long as the caller wants and then `test`."""
 
-    def __init__(self, task: Task, out: TaskDir, group: Group, watch: Watch):
+    def __init__(
+        self, task: Task, out: TaskDir, group: Group, watch: Watch, environment: Mapping[str, str] = os.environ
+    ):
         self.task, self.work, self.settings = task, task.work, task.work.train
         self.out, self.group, self.watch = out, group, watch
         for seed in (random.seed, np.random.seed, torch.manual_seed):
             seed(task.seed)
-        settings, device = self.settings, group.device
-        self.data, self.parts, elements = open_data(task, out, group.is_main)
-        self.index = index = self.parts.indices
-        self.limits = Limits(settings.batch_size, settings.batch_atoms, settings.batch_edges)
-        scale = fit_scale(
-            self.data.targets[index["train"]],
-            self.data.atoms_per_graph[index["train"]],
-            task.work.model.sums_over_atoms,
-            None if elements is None else elements[index["train"]],
-            settings.atom_references,
-        )
-        self.model = build_model(task.work.model, task.work.data.graph, len(task.work.data.target)).to(device)
-        if settings.start_from:
-            load_weights(self.model, task.work.model, settings.start_from)
-        ran = self.model
-        if settings.compile:
-            check_compiler(device)
-            ran = torch.compile(self.model, dynamic=True)
-        self.objective = Objective(ran, scale, settings, task.work.data.forces).to(device)
-        self.judged, ema = self.objective, None
-        if settings.ema:
-            ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
-            self.judged = Objective(ema.module, scale, settings, task.work.data.forces).to(device)
-        optimizer = build_optimizer(self.model.parameters(), settings)
-        scaler = GradScaler(enabled=settings.precision == "fp16")
-        self.state = State(self.model, optimizer, scaler, ema)
+        self.data, self.parts, elements = open_data(task, out, group.is_main, environment)
+        self.index = self.parts.indices
+        self.limits = Limits(self.settings.batch_size, self.settings.batch_atoms, self.settings.batch_edges)
+        built = assemble(task.work, self.data, self.index["train"], elements, group.device, environment)
+        self.objective, self.eval_objective, self.state = built
+        self.parameters = list(self.state.model.parameters())
         self.wrapped = group.wrap(self.objective)
         self.fingerprint = write_fingerprint(task, out, group)
         self.tracker = Tracker(task, out, group.is_main)
+        self.saved, self.saved_at = self.state.progress.place, time.monotonic()
 
     def run(self) -> None:
+        for record in self.epochs():
+            self.tracker.epoch(record)
+        self.tracker.finish(self.test())
+
+    def epochs(self) -> Iterator[dict[str, Any]]:
+        """Go on from where an earlier attempt came to, an epoch at a time; yield each epoch's line of epochs.jsonl.
+
+        When a record comes, all of its epoch is on disk; the next epoch begins when the next record is asked for.
+        """
         self._resume()
         while self.state.progress.epoch < self.settings.epochs and not self._stops_early():
             record = self._epoch()
             if self.group.is_main:
                 append_line(self.out.epochs, record)
-                self._tell(record)
-                self.tracker.epoch(record)
-        metrics = self._test()
-        self.tracker.finish(metrics)
-
-    def _tell(self, record: dict[str, Any]) -> None:
-        score = {"name": "val MAE", "value": record["val_mae"], "unit": self.work.unit}
-        self.out.write_progress(record["epoch"] + 1, self.settings.epochs, "epochs", score)
+                written.tell_progress(self.out, self.state.progress, self.work)
+            yield record
 
     def _stops_early(self) -> bool:
         rule = self.settings.early_stopping
@@ -93,105 +77,72 @@ class Training:
     def _epoch(self) -> dict[str, Any]:
         """Train and validate once; return the line for epochs.jsonl."""
         progress, settings, epoch = self.state.progress, self.settings, self.state.progress.epoch
-        began = time.perf_counter() - progress.wall_s
-        progress.started_at = progress.started_at or time.time()
-        members = self._fit(began)
-        fitted = time.perf_counter()
-        found = predict(self.judged, self.data, self.index["val"], self.limits, self.group)
-        validation, score = self._validate(found)
-        evaluated = time.perf_counter()
-        train_loss = math.fsum(progress.losses) / len(members)
-        if not math.isfinite(score):
-            raise WorkError(
-                f"epoch {epoch}: the validation error is {score}; last.pt keeps what was before. Lower"
-                " train.learning_rate or set train.clip"
-            )
+        self.clock = clock = Clock(progress.spent)
+        members = self._fit()
+        found = self._predict("val", f"epoch {epoch}, whose validation is left")
+        validation, score = written.validation_errors(found, self.work, self.objective.scale)
+        clock.lap("eval_s")
         rate = self.state.optimizer.param_groups[0]["lr"]
         if progress.best.see(score) == 0:
             progress.best_epoch = epoch
             if self.group.is_main:
-                save_checkpoint(self.out.best, self._best())
+                save_checkpoint(self.out.best, written.best(self.state, self.work, self.objective.scale))
         if settings.early_stopping:
             progress.stopping.see(score, settings.early_stopping.min_delta)
         progress.plateau.reduce(score, settings)
-        record = {
-            "epoch": epoch,
-            "started_at": progress.started_at,
-            "wall_s": None,
-            "data_wait_s": progress.data_wait_s,
-            "compute_s": progress.compute_s,
-            "eval_s": evaluated - fitted,
-            "checkpoint_s": None,
-            "graphs": len(members),
-            "atoms": int(self.data.atoms_per_graph[members].sum()),
-            "edges": int(self.data.edges_per_graph[members].sum()),
-            "graphs_per_s": len(members) / (progress.data_wait_s + progress.compute_s),
-            "train_loss": train_loss,
-            **validation,
-            "learning_rate": rate,
-            "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            "peak_gpu_mb": torch.cuda.max_memory_allocated() / 2**20 if self.group.device.type == "cuda" else None,
-            "world_size": self.group.size,
-            "fingerprint": self.fingerprint,
-        }
+        record = written.epoch(progress, members, self.data, validation, rate, self.group, self.fingerprint)
         self.state.progress = progress.next_epoch()
         self._save(record)
-        record["checkpoint_s"] = time.perf_counter() - evaluated
-        self.watch.stepped(record["checkpoint_s"])
-        record["wall_s"] = time.perf_counter() - began
+        self.watch.stepped(clock.lap("checkpoint_s"))
+        record |= {name: getattr(clock.spent, name) for name in ("wall_s", "cpu_s", "checkpoint_s")}
         if self.group.is_main:
-            print(
-                f"epoch {epoch + 1}/{settings.epochs} loss {train_loss:.4g} val_mae {validation['val_mae']:.5g}"
-                f" {self.work.unit} {record['wall_s']:.2f} s",
-                flush=True,
-            )
+            print(written.log_line(record, self.work), flush=True)
         return record
 
-    def _fit(self, began: float) -> np.ndarray:
+    def _fit(self) -> np.ndarray:
         """Train on the rest of an epoch's batches; return the graphs of the whole epoch.
 
-        Nothing in a step waits for the device but every LOOK_EVERY steps, where the losses are looked at.
+        Nothing in a step waits for a GPU but the looks at losses and gradient norms every few steps.
         """
-        settings, progress, device = self.settings, self.state.progress, self.group.device
+        settings, progress, clock = self.settings, self.state.progress, self.clock
+        accumulate = settings.accumulate
         plan = self.data.plan(self.index["train"], self.limits, self.task.seed, progress.epoch)
         batches = [members for window in plan for members in window.batches]
-        steps = math.ceil(len(batches) / settings.accumulate)
-        first = progress.batch // settings.accumulate
-        losses = torch.zeros(len(batches), dtype=torch.float64, device=device)
+        measured = Measured(batches, accumulate, self.state, self.group)
         self.objective.train()
         loading = self._load(plan, progress.batch)
-        mark, waited, unseen = time.perf_counter(), 0.0, progress.batch
-        for step in range(first, steps):
-            if reason := self._asked_to_stop():
-                self._look(losses, unseen, batches)
-                self._spend(mark, waited)
-                progress.wall_s = time.perf_counter() - began
-                if step > first:  # otherwise last.pt holds all there is, and shows that nothing was added
-                    self._save(None)
-                held = f"last.pt holds epoch {progress.epoch} up to batch {progress.batch}"
-                raise Preempted(f"{reason}; {held}", self.watch.cause)
-            started = time.perf_counter()
-            micro = batches[step * settings.accumulate : (step + 1) * settings.accumulate]
+        for step in range(math.ceil(progress.batch / accumulate), measured.steps):
+            reason, cause, is_due = stop_together(self.watch, self.group, self._checkpoint_is_due())
+            if reason or is_due:
+                measured.look(self.objective, self.data)
+                self._settle()
+            if reason:
+                self._stop(reason, cause, f"epoch {progress.epoch} up to batch {progress.batch}")
+            if is_due:
+                self._save(None)
+                self.watch.stepped(clock.lap("checkpoint_s"))
+            micro = batches[step * accumulate : (step + 1) * accumulate]
             whole = np.concatenate(micro)
             counts = (len(whole), int(self.data.atoms_per_graph[whole].sum()))
+            took = 0.0
             for place in range(len(micro)):
-                asked = time.perf_counter()
+                took += clock.lap("compute_s")
                 batch = next(loading)
-                waited += time.perf_counter() - asked
-                number = step * settings.accumulate + place
+                took += clock.lap("data_wait_s")
+                number = step * accumulate + place
                 more = place + 1 < len(micro)
                 alone = self.group.no_sync(self.wrapped) if more else contextlib.nullcontext()
                 with alone, out_of_memory(progress.epoch, number, batch):
-                    loss = self.wrapped(batch.to(device), *counts)
+                    loss = self.wrapped(batch.to(self.group.device), *counts)
                     self.state.scaler.scale(loss).backward()
-                losses[number] = loss.detach() * len(whole)
-            self._step(progress.epoch * steps + step, settings.epochs * steps)
+                measured.losses[number] = loss.detach() * len(whole)
+            measured.norms[step] = self._clip()
             progress.batch += len(micro)
-            if (step + 1) % LOOK_EVERY == 0 or step + 1 == steps:
-                self._look(losses, unseen, batches)
-                unseen = progress.batch
-            self.watch.stepped(time.perf_counter() - started)
-        self._spend(mark, waited)
+            if measured.is_due(step):
+                measured.look(self.objective, self.data)
+            self._step(progress.epoch * measured.steps + step, settings.epochs * measured.steps)
+            self.watch.stepped(took + clock.lap("compute_s"))
+        self._settle()
         return np.concatenate(batches)
 
     def _load(self, plan: list[Window], start: int):
@@ -200,108 +151,85 @@ class Training:
         pin = self.group.device.type == "cuda"
         return self.data.batches(plan, start, self.group.rank, self.group.size, pin, ahead)
 
+    def _clip(self) -> torch.Tensor:
+        """Return the norm of the gradient at hand, and bound it where the job says so."""
+        self.state.scaler.unscale_(self.state.optimizer)
+        if self.settings.clip is None:
+            return gradient_norm(self.parameters)
+        return torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+
     def _step(self, step: int, steps: int) -> None:
-        """Take one optimiser step with the gradients at hand."""
-        settings = self.settings
-        if settings.clip is not None:
-            self.state.scaler.unscale_(self.state.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
+        """Take one optimiser step with the gradient at hand."""
         for parameters in self.state.optimizer.param_groups:
-            parameters["lr"] = learning_rate(settings, step, steps) * self.state.progress.plateau.factor
+            parameters["lr"] = learning_rate(self.settings, step, steps) * self.state.progress.plateau.factor
         self.state.scaler.step(self.state.optimizer)
         self.state.scaler.update()
         self.state.optimizer.zero_grad(set_to_none=True)
         if self.state.ema is not None:
-            self.state.ema.update_parameters(self.model)
+            self.state.ema.update_parameters(self.state.model)
 
-    def _asked_to_stop(self) -> str | None:
-        """Return why all ranks are to stop now, where any has been asked."""
-        reason = self.watch.asked()
-        return (reason or "another rank was asked to stop") if self.group.any(reason is not None) else None
-
-    def _look(self, losses: torch.Tensor, start: int, batches: list[np.ndarray]) -> None:
-        """Take the losses since batch `start` into the progress. Raises WorkError where one is not finite."""
-        end = self.state.progress.batch
-        seen = self.group.sum(losses[start:end]).cpu().numpy()
-        if not np.isfinite(seen).all():
-            raise first_bad_batch(self.state.progress.epoch, start, seen, batches, self.data)
-        self.state.progress.losses += seen.tolist()
-
-    def _spend(self, mark: float, waited: float) -> None:
+    def _settle(self) -> None:
+        """Wait for the device, so that its work is counted to training."""
         if self.group.device.type == "cuda":
             torch.cuda.synchronize()
-        self.state.progress.data_wait_s += waited
-        self.state.progress.compute_s += time.perf_counter() - mark - waited
+        self.clock.lap("compute_s")
 
-    def _validate(self, found) -> tuple[dict[str, Any], float]:
-        """Return the validation errors for the record, and the score that the best epoch has least of.
+    def _predict(self, part: str, held: str) -> Predictions:
+        """Predict a part of the data. A stop is noticed between two batches; last.pt then holds what `held` says."""
+        mark = time.perf_counter()
 
-        val_mae is in the target's unit; of several targets, the mean of their MAEs, each over its standard deviation.
-        The score is val_mae; with forces energy_weight x energy MAE + force_weight x force MAE.
-        """
-        names = self.work.data.target
-        maes = {name: errors(p, t)["mae"] for name, (_, p, t) in found.columns(names, dict.fromkeys(names)).items()}
-        if found.forces is not None:
-            weights = (self.settings.energy_weight, self.settings.force_weight)
-            score = weights[0] * maes[names[0]] + weights[1] * maes["forces"]
-            return {"val_mae": maes[names[0]], "val_force_mae": maes["forces"]}, score
-        if len(names) == 1:
-            return {"val_mae": maes[names[0]]}, maes[names[0]]
-        std = self.objective.scale.std.tolist()
-        mean = float(np.mean([maes[name] / s for name, s in zip(names, std, strict=True)]))
-        return {"val_mae": mean, "val_maes": maes}, mean
+        def meet(more: bool) -> bool:
+            nonlocal mark
+            self.watch.stepped(time.perf_counter() - mark)
+            reason, cause, more = stop_together(self.watch, self.group, more)
+            if reason:
+                self.clock.lap("eval_s")
+                self._stop(reason, cause, held)
+            mark = time.perf_counter()
+            return more
 
-    def _best(self) -> dict[str, Any]:
-        """Return what best.pt holds: the weights, and all that is needed to predict with them."""
-        return {
-            "model": self.state.judged.state_dict(),
-            "scale": self.objective.scale.describe(),
-            "spec": self.work.model.model_dump(),
-            "graph": self.work.data.graph.model_dump(),
-            "targets": list(self.work.data.target),
-            "epoch": self.state.progress.best_epoch,
-            "score": self.state.progress.best.best,
-        }
+        found = predict(self.eval_objective, self.data, self.index[part], self.limits, self.group, meet)
+        check_predictions(found, self.data, part)
+        return found
+
+    def _stop(self, reason: str, cause: str, held: str) -> NoReturn:
+        """End this attempt; last.pt stays where it holds all there is, which shows that nothing was added."""
+        if self.state.progress.place != self.saved:
+            self._save(None)
+        raise Preempted(f"{reason}; last.pt holds {held}", cause)
+
+    def _checkpoint_is_due(self) -> bool:
+        every = self.settings.checkpoint_every
+        if every is None or not self.group.is_main or self.state.progress.place == self.saved:
+            return False
+        return time.monotonic() - self.saved_at > in_seconds(every)
 
     def _save(self, record: dict[str, Any] | None) -> None:
         if self.group.is_main:
             self.state.save(self.out.last, record)
+        self.saved, self.saved_at = self.state.progress.place, time.monotonic()
 
     def _resume(self) -> None:
-        """Take up last.pt where there is one, and bring epochs.jsonl in step with it."""
-        out, main = self.out, self.group.is_main
-        if not out.last.exists():
-            if main:
-                out.epochs.unlink(missing_ok=True)
-            return
-        record = self.state.load(out.last)
-        if main:
-            progress = self.state.progress
-            drop_torn_line(out.epochs)
-            if len(read_lines(out.epochs)) < progress.epoch:  # killed between the checkpoint and its line
-                append_line(out.epochs, record)
-            where = f", batch {progress.batch}" if progress.batch else ""
-            print(f"resuming at epoch {progress.epoch + 1}{where}", flush=True)
-
-    def _test(self) -> dict[str, Any]:
-        """Predict the test part with the best weights; write predictions.h5 and metrics.json."""
-        task, names = self.task, self.work.data.target
-        self.group.barrier()
-        self.state.judged.load_state_dict(load_checkpoint(self.out.best)["model"])
-        found = predict(self.judged, self.data, self.index["test"], self.limits, self.group)
-        units = task.work.units
-        mean = self.data.targets[self.index["train"]].mean(axis=0)
-        metrics = {
-            "targets": report_errors(found, names, units, mean, task.work.data.reference_mae),
-            "best_val_score": self.state.progress.best.best,
-            "best_epoch": self.state.progress.best_epoch,
-            "epochs": self.state.progress.epoch,
-            "graphs": {part: len(index) for part, index in self.index.items()},
-            "parameters": sum(p.numel() for p in self.model.parameters()),
-            "scale": self.objective.scale.describe(),
-            "split_sha256": self.parts.sha256,
-        }
+        """Take up last.pt where there is one, and bring the records in step with it."""
+        content = read_together(self.out.last, self.group)
+        record = None if content is None else self.state.load(self.out.last, content)
+        self.saved = self.state.progress.place
         if self.group.is_main:
-            write_predictions(self.out.predictions, found, self.data.ids, names, units)
+            written.catch_up(self.out, self.state.progress, content is not None, record)
+            written.tell_progress(self.out, self.state.progress, self.work)
+
+    def test(self) -> dict[str, Any]:
+        """Predict the test part with the best weights; write predictions.h5 and metrics.json, and return that."""
+        self.group.barrier()
+        content = read_together(self.out.best, self.group)
+        if content is None:
+            raise WorkError(f"{self.out.best}: is gone. Remove last.pt too to train from the first epoch")
+        best = parse_checkpoint(self.out.best, content)
+        self.state.eval_model.load_state_dict(best["model"])
+        self.clock = Clock(self.state.progress.spent)
+        found = self._predict("test", "all epochs; the test is left")
+        metrics = written.metrics(found, best, self.work, self.data, self.parts, self.state, self.objective.scale)
+        if self.group.is_main:
+            write_predictions(self.out.predictions, found, self.data.ids, self.work.data.target, self.work.units)
             write_json(self.out.metrics, metrics)
         return metrics

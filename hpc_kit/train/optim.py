@@ -42,6 +42,12 @@ def learning_rate(train: Train, step: int, steps: int) -> float:
     return peak
 
 
+def gradient_norm(parameters: Iterable[torch.nn.Parameter]) -> torch.Tensor:
+    """Return the 2-norm of all gradients together, on their device."""
+    norms = torch._foreach_norm([p.grad for p in parameters if p.grad is not None])
+    return torch.linalg.vector_norm(torch.stack(norms))
+
+
 def _cosine(start: float, end: float, part: float) -> float:
     return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * part))
 

@@ -13,6 +13,7 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -30,16 +31,16 @@ _POLL_S = 0.2
 _LOOPBACK = "127.0.0.1"
 
 
-def meet(ranks: Ranks, file: Path, timeout: float) -> dist.Store:
+def meet(ranks: Ranks, file: Path, timeout: float, environment: Mapping[str, str] = os.environ) -> dist.Store:
     """Return the store that all ranks share; rank 0 holds it, except under torchrun, which does so itself.
 
     Raises WorkError where it is not found within `timeout` seconds.
     """
     try:
-        if ranks.launcher == "torchrun" and {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        if ranks.launcher == "torchrun" and {"MASTER_ADDR", "MASTER_PORT"} <= environment.keys():
             limit = timedelta(seconds=timeout)
             store, _, _ = next(dist.rendezvous("env://", ranks.rank, ranks.size, timeout=limit))
-            _use_interface(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), ranks)
+            _use_interface(environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), ranks)
             return store
         address, store = _open(ranks, file, timeout) if ranks.rank == 0 else _find(file, timeout)
         _use_interface(address, store.port, ranks)

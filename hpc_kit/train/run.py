@@ -22,5 +22,5 @@ def run(task: Task, directory: TaskDir, ranks: Ranks) -> None:
 
     machine.keep_freed_memory()
     torch.set_num_threads(task.resources.cpus_per_rank)
-    with Watch() as watch, Group.open(task, directory, ranks) as group:
-        Training(task, directory, group, watch).run()
+    with Watch(os.environ) as watch, Group.open(task, directory, ranks, os.environ) as group:
+        Training(task, directory, group, watch, os.environ).run()

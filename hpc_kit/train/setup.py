@@ -1,11 +1,13 @@
-"""What a training needs before its first step: the data with its split, a compiler, the fingerprint."""
+"""What a training needs before its first step: data with their split, a model with its optimiser, the fingerprint."""
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from hpc_kit.data.features import check_elements, count_elements, element_table
 from hpc_kit.data.groups import group_graphs
@@ -14,16 +16,24 @@ from hpc_kit.data.manifest import read_manifest
 from hpc_kit.data.shards import read_composition, stores_forces
 from hpc_kit.data.splits import Parts, draw
 from hpc_kit.files import write_json
+from hpc_kit.models import build_model
 from hpc_kit.plan import Task
 from hpc_kit.runs import fingerprint
 from hpc_kit.runs.layout import TaskDir
 from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.site import NODE_LOCAL
 from hpc_kit.train.distributed import Group
-from hpc_kit.train.job import FILES, PLACES
+from hpc_kit.train.job import FILES, PLACES, Work
+from hpc_kit.train.objective import Objective
+from hpc_kit.train.optim import build_optimizer
+from hpc_kit.train.pretrained import load_weights
+from hpc_kit.train.scale import fit_scale
+from hpc_kit.train.state import GradScaler, State
 
 
-def open_data(task: Task, out: TaskDir, main: bool = True) -> tuple[Dataset, Parts, np.ndarray | None]:
+def open_data(
+    task: Task, out: TaskDir, main: bool = True, environment: Mapping[str, str] = os.environ
+) -> tuple[Dataset, Parts, np.ndarray | None]:
     """Open the data set, check that it is the one the task was planned with, and draw its split,
     which the main rank writes.
 
@@ -39,7 +49,7 @@ def open_data(task: Task, out: TaskDir, main: bool = True) -> tuple[Dataset, Par
         )
     if task.work.model.element_features:
         check_elements(element_table(), manifest.elements)
-    stage = os.environ.get(NODE_LOCAL)
+    stage = environment.get(NODE_LOCAL)
     local = Path(os.path.expandvars(stage)) if stage else None
     store = Dataset(folder, task.work.data.target, task.work.data.graph, local, task.work.data.window)
     grouping, elements, by = None, None, getattr(task.work.data.split, "group", None)
@@ -61,11 +71,49 @@ def open_data(task: Task, out: TaskDir, main: bool = True) -> tuple[Dataset, Par
     return store, parts, elements
 
 
-def check_compiler(device: torch.device) -> None:
+def assemble(
+    work: Work,
+    data: Dataset,
+    train: np.ndarray,
+    elements: np.ndarray | None,
+    device: torch.device,
+    environment: Mapping[str, str] = os.environ,
+) -> tuple[Objective, Objective, State]:
+    """Build the model, with its scale fitted to the graphs `train`, and what trains it.
+
+    Returns the objective that is trained, that which is validated and tested (another where the weights are
+    averaged), and the state. elements: as open_data returns them.
+    """
+    settings = work.train
+    scale = fit_scale(
+        data.targets[train],
+        data.atoms_per_graph[train],
+        work.model.sums_over_atoms,
+        None if elements is None else elements[train],
+        settings.atom_references,
+    )
+    model = build_model(work.model, work.data.graph, len(work.data.target)).to(device)
+    if settings.start_from:
+        load_weights(model, work.model, settings.start_from)
+    ran = model
+    if settings.compile:
+        check_compiler(device, environment)
+        ran = torch.compile(model, dynamic=True)
+    objective = Objective(ran, scale, settings, work.data.forces).to(device)
+    eval_objective, ema = objective, None
+    if settings.ema:
+        ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
+        eval_objective = Objective(ema.module, scale, settings, work.data.forces).to(device)
+    optimizer = build_optimizer(model.parameters(), settings)
+    scaler = GradScaler(enabled=settings.precision == "fp16")
+    return objective, eval_objective, State(model, optimizer, scaler, ema)
+
+
+def check_compiler(device: torch.device, environment: Mapping[str, str] = os.environ) -> None:
     """Raise InputError where torch.compile has no compiler to work with."""
     chosen, *usual = ("CXX", "g++", "clang++") if device.type == "cpu" else ("CC", "gcc", "clang")
-    names = [name for name in (os.environ.get(chosen), *usual) if name]
-    if not any(map(shutil.which, names)):
+    names = [name for name in (environment.get(chosen), *usual) if name]
+    if not any(shutil.which(name, path=environment.get("PATH")) for name in names):
         raise InputError(
             f"train.compile: torch.compile needs a compiler and none of {', '.join(names)} is here; install one, or"
             " leave train.compile at false"

@@ -4,8 +4,11 @@ Built on Group alone, as the training loop is; the last line of a rank that come
 """
 
 import os
+import re
+import shutil
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,23 +17,31 @@ import torch
 
 from hpc_kit import cli
 from hpc_kit.data.loader import Dataset
-from hpc_kit.data.sampling import share
+from hpc_kit.data.sampling import Limits, share
 from hpc_kit.models import build_model
-from hpc_kit.ranks import expect_ranks
-from hpc_kit.runs.layout import task_directory
+from hpc_kit.ranks import Ranks, expect_ranks
+from hpc_kit.runs.layout import TaskDir, task_directory
+from hpc_kit.runs.preempt import Watch
 from hpc_kit.spec.errors import Preempted, WorkError
+from hpc_kit.train import agree
+from hpc_kit.train.agree import read_together, stop_together
+from hpc_kit.train.checkpoint import save_checkpoint
 from hpc_kit.train.distributed import Group
+from hpc_kit.train.evaluate import predict
+from hpc_kit.train.objective import Objective
+from hpc_kit.train.scale import Scale
 
 
 def work() -> None:
     out, what = task_directory(Path(sys.argv[1])), sys.argv[3]
     who = int(sys.argv[4]) if len(sys.argv) > 4 else None
     task = out.read_task()
-    resources = task.resources.model_copy(update={"ranks_per_node": int(sys.argv[2])})
-    ranks = expect_ranks(resources.ranks_per_node)
-    with Group.open(task.model_copy(update={"resources": resources}), out, ranks) as group:
+    with Group.open(task, out, expect_ranks(int(sys.argv[2]))) as group:
         if what == "gradients":
             compare_gradients(group, task)
+        elif what == "agree":
+            agree_on_predictions(group, task)
+            agree_on_a_file(group, out)
         else:
             train(group, what, who)
     sys.stdout.write(f"rank {group.rank}: well\n")
@@ -66,6 +77,68 @@ def compare_gradients(group: Group, task) -> None:
     names = group.gather(np.array([b"x" * (group.rank + 1)] * group.rank))
     assert [x.tolist() for x in names] == [[b"x" * (r + 1)] * r for r in range(group.size)]
     group.barrier()
+
+
+def agree_on_predictions(group: Group, task) -> None:
+    """Five batches among all ranks are predicted as by one process; a stop asked of one comes to all at once."""
+    torch.manual_seed(0)
+    work = task.work
+    data = Dataset(Path(work.dataset), work.data.target, work.data.graph)
+    scale = Scale(np.zeros(1), np.ones(1), per_atom=False)
+    objective = Objective(build_model(work.model, work.data.graph), scale, work.train)
+    index, limits = np.arange(5), Limits(1)
+    alone = predict(objective, data, index, limits, Group(Ranks(), group.device))
+    together = predict(objective, data, index, limits, group)
+    assert np.allclose(together.values, alone.values, rtol=1e-5)
+
+    rounds = []
+    with Watch({}) as watch:
+
+        def meet(more: bool) -> bool:
+            if group.rank == group.size - 1 and len(rounds) == 1:
+                os.kill(os.getpid(), signal.SIGUSR1)
+            rounds.append(more)
+            reason, cause, more = stop_together(watch, group, more)
+            if reason:
+                raise Preempted(reason, cause)
+            return more
+
+        try:
+            predict(objective, data, index, limits, group, meet)
+        except Preempted as stop:
+            assert stop.cause == "preempted" and len(rounds) == 2
+            who = "SIGUSR1 was sent" if group.rank == group.size - 1 else "a signal was sent to another rank"
+            assert str(stop) == who
+        else:
+            raise AssertionError("nobody stopped")
+
+
+def agree_on_a_file(group: Group, out: TaskDir) -> None:
+    """The last rank sees what was there before: for a while, and then for good."""
+    agree.WAIT_S, agree.POLL_S = 1.5, 0.1
+    is_stale = group.rank == group.size - 1
+    new, old = out.path / "last.pt", out.path / f"seen-by-{group.rank}.pt"
+    assert read_together(new, group) is None
+    group.barrier()
+    if group.is_main:
+        save_checkpoint(new, {"progress": {"epoch": 4, "batch": 7}})
+    if is_stale:
+        save_checkpoint(old, {"progress": {"epoch": 3, "batch": 0}})
+        threading.Timer(0.5, lambda: os.replace(shutil.copy(new, out.path / "copy"), old)).start()
+    group.barrier()
+    assert read_together(old if is_stale else new, group) == new.read_bytes()
+    group.barrier()
+    if is_stale:
+        save_checkpoint(old, {"progress": {"epoch": 3, "batch": 0}})
+    try:
+        read_together(old if is_stale else new, group)
+    except WorkError as error:
+        sha256 = "sha256 [0-9a-f]{12}"
+        last = group.size - 1
+        found = f"finds epoch 4, batch 7, {sha256}, and after 2 s rank {last} finds epoch 3, batch 0, {sha256}:"
+        assert re.search(f"rank 0 of {group.size} {found}", str(error)), error
+    else:
+        raise AssertionError("a rank goes on from another checkpoint")
 
 
 def train(group: Group, what: str, who: int | None) -> None:

@@ -78,6 +78,12 @@ def test_gradients_of_two_ranks_are_those_of_one_process(small_task):
     assert out.returncode == 0, out.stderr
 
 
+def test_ranks_agree_on_when_to_stop_and_on_what_a_file_holds(small_task):
+    out = run_ranks(small_task, "hpc_kit", 2, "agree")
+    assert out.returncode == 0, out.stderr
+    assert out.stdout.count(": well") == 2
+
+
 def test_alone_nothing_is_set_up(small_task):
     out = subprocess.run(
         [sys.executable, str(ONE_RANK), str(small_task.path), "1", "gradients"],

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import h5py
 import numpy as np
@@ -16,12 +17,16 @@ from hpc_kit.data.manifest import read_manifest
 from hpc_kit.data.prepare import Settings, prepare
 from hpc_kit.data.structures import Structure
 from hpc_kit.files import read_lines
+from hpc_kit.models import build_model
+from hpc_kit.ranks import Ranks
+from hpc_kit.runs.preempt import Watch
 from hpc_kit.spec.data import Graph
 from hpc_kit.spec.errors import InputError, Preempted, WorkError
 from hpc_kit.spec.shipped import shipped_folder
 from hpc_kit.spec.site import NODE_LOCAL
 from hpc_kit.task import run_task
 from hpc_kit.train import loop, state
+from hpc_kit.train.distributed import Group
 
 
 def losses(task) -> list[tuple[float, float]]:
@@ -38,14 +43,15 @@ def test_training_beats_guessing_the_mean(tmp_path):
 def test_records_hold_every_field_of_the_design(small_task):
     run_task(small_task.path)
     fields = (
-        "epoch started_at wall_s data_wait_s compute_s eval_s checkpoint_s graphs atoms edges graphs_per_s train_loss"
-        " val_mae learning_rate peak_rss_mb peak_gpu_mb world_size fingerprint"
+        "epoch started_at wall_s cpu_s grad_norm data_wait_s compute_s eval_s checkpoint_s graphs atoms edges"
+        " graphs_per_s train_loss val_mae learning_rate peak_rss_mb peak_gpu_mb world_size fingerprint"
     )
     for number, line in enumerate(read_lines(small_task.epochs)):
         assert list(line) == fields.split()
         assert line["epoch"] == number and line["graphs"] == 120
         parts = sum(line[k] for k in ("data_wait_s", "compute_s", "eval_s", "checkpoint_s"))
         assert parts == pytest.approx(line["wall_s"], abs=0.01)
+        assert 0 < line["cpu_s"] and 0 < line["grad_norm"]
     assert line["fingerprint"] == json.loads(small_task.fingerprint.read_text())["sha256"]
 
 
@@ -82,7 +88,7 @@ def test_resumed_training_equals_an_uninterrupted_one_bit_for_bit(tmp_path, monk
 
     assert losses(cut) == losses(whole)
     assert read_lines(cut.epochs)[1]["checkpoint_s"] is None  # not known: the task died before it was written
-    a, b = (torch.load(t.last, weights_only=True)["model"] for t in (cut, whole))
+    a, b = weights(cut), weights(whole)
     assert all(torch.equal(a[name], b[name]) for name in b)
     assert cut.metrics.read_text() == whole.metrics.read_text()
 
@@ -113,6 +119,103 @@ def test_training_ended_by_a_signal_goes_on_inside_the_epoch(tmp_path, monkeypat
     assert cut.metrics.read_text() == whole.metrics.read_text()
 
 
+def weights(task) -> dict[str, torch.Tensor]:
+    return torch.load(task.last, weights_only=True)["model"]
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_stop_while_validating_or_testing_repeats_no_step(tmp_path, monkeypatch, part):
+    # An epoch is 7 steps of 2 batches and one of 1.
+    options = ("train.accumulate=2", "train.batch_size=8", "train.ema=0.9", "train.epochs=2")
+    whole = run_small(tmp_path / "whole", *options)
+    plain_step, steps = loop.Training._step, []
+    monkeypatch.setattr(loop.Training, "_step", lambda *given: steps.append(given[1]) or plain_step(*given))
+
+    with monkeypatch.context() as patch:
+        plain, parts = loop.predict, ["val", "another val", "test"]
+
+        def signal_after_the_first_batch(objective, data, index, limits, group, meet):
+            now = parts.pop(0)
+
+            def meet_and_signal(more: bool) -> bool:
+                found = meet(more)
+                if now == part:
+                    os.kill(os.getpid(), signal.SIGUSR1)
+                return found
+
+            return plain(objective, data, index, limits, group, meet_and_signal)
+
+        patch.setattr(loop, "predict", signal_after_the_first_batch)
+        held = {"val": "epoch 0, whose validation is left", "test": "all epochs; the test is left"}[part]
+        with pytest.raises(Preempted, match=f"SIGUSR1 was sent; last.pt holds {held}") as stop:
+            run_small(tmp_path / "cut", *options)
+    assert stop.value.cause == "preempted"
+    cut = run_small(tmp_path / "cut", *options)
+
+    assert steps == list(range(16))
+    assert losses(cut) == losses(whole) and len(losses(cut)) == 2
+    assert cut.metrics.read_text() == whole.metrics.read_text()
+
+
+def test_checkpoint_inside_an_epoch_is_gone_on_from(tmp_path, monkeypatch):
+    whole = run_small(tmp_path / "whole")
+
+    with monkeypatch.context() as patch:
+        plain = loop.Training._step
+
+        def die_in_the_second_epoch(training, step, steps):
+            if step == 13:  # of 8 steps an epoch
+                raise KeyboardInterrupt
+            plain(training, step, steps)
+
+        patch.setattr(loop.Training, "_step", die_in_the_second_epoch)
+        with pytest.raises(KeyboardInterrupt):
+            run_small(tmp_path / "cut", "train.checkpoint_every=00:00:00")
+    (last,) = (tmp_path / "cut" / "tasks").glob("*/last.pt")
+    progress = torch.load(last, weights_only=True)["progress"]
+    assert (progress["epoch"], progress["batch"], len(progress["losses"])) == (1, 5, 5)
+    cut = run_small(tmp_path / "cut", "train.checkpoint_every=00:00:00")
+
+    assert losses(cut) == losses(whole) and cut.path.name == whole.path.name
+    assert [x["grad_norm"] for x in read_lines(cut.epochs)] == [x["grad_norm"] for x in read_lines(whole.epochs)]
+    assert cut.metrics.read_text() == whole.metrics.read_text()
+
+
+def test_epochs_come_one_by_one_and_may_be_left(small_task):
+    task, ranks = small_task.read_task(), Ranks()
+    with Group.open(task, small_task, ranks) as group:
+        training = loop.Training(task, small_task, group, Watch({}))
+        records = []
+        for record in training.epochs():
+            records.append(record)
+            assert read_lines(small_task.epochs) == records
+            told = json.loads(small_task.progress.read_text())
+            assert (told["done"], told["total"], told["unit"]) == (len(records), 4, "epochs")
+            assert told["score"] == {"name": "val MAE", "value": min(r["val_mae"] for r in records), "unit": "eV"}
+            if len(records) == 2:
+                break
+        metrics = training.test()
+    assert metrics["epochs"] == 2 and metrics == json.loads(small_task.metrics.read_text())
+
+
+def test_training_outside_the_main_thread_is_the_same(tmp_path):
+    main = run_small(tmp_path / "main", "train.epochs=1")
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(run_small, tmp_path / "other", "train.epochs=1").result()
+    assert losses(other) == losses(main)
+
+
+@pytest.mark.parametrize("name", ["last.pt", "best.pt"])
+def test_damaged_checkpoint_is_refused_when_training_goes_on(small_task, monkeypatch, name):
+    run_task(small_task.path)
+    small_task.done.unlink()
+    content = bytearray((small_task.path / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (small_task.path / name).write_bytes(content)
+    with pytest.raises(WorkError, match=rf"{name}: is damaged: its bytes do not fit its checksum. Remove last.pt"):
+        run_task(small_task.path)
+
+
 def test_seed_decides_the_losses(tmp_path):
     first, again = (run_small(tmp_path / name) for name in ("first", "again"))
     other = small_run(tmp_path / "other", "seeds=[1]")
@@ -131,25 +234,19 @@ def test_accumulating_four_small_batches_equals_one_large_one(tmp_path):
 
 
 def test_clipping_bounds_the_step(tmp_path):
-    free = run_small(
-        tmp_path / "free", "train.optimizer=sgd", "train.momentum=0", "train.epochs=1", "train.learning_rate=1e-5"
-    )
-    held = run_small(
-        tmp_path / "held",
-        "train.optimizer=sgd",
-        "train.momentum=0",
-        "train.epochs=1",
-        "train.learning_rate=1e-5",
-        "train.clip=1e-9",
-    )
+    one_step = ("optimizer=sgd", "momentum=0", "epochs=1", "learning_rate=1e-4", "batch_size=120")
+    options = [f"train.{text}" for text in one_step]
+    free, held = run_small(tmp_path / "free", *options), run_small(tmp_path / "held", *options, "train.clip=1e-2")
     torch.manual_seed(0)
-    start = loop.build_model(held.read_task().work.model, Graph()).state_dict()
+    start = build_model(held.read_task().work.model, Graph()).state_dict()
 
-    def moved(task):
-        end = torch.load(task.last, weights_only=True)["model"]
-        return max(float((end[name] - start[name]).abs().max()) for name in start)
+    def moved(task) -> float:
+        end = weights(task)
+        return math.sqrt(sum(float((end[name] - start[name]).double().square().sum()) for name in start))
 
-    assert moved(held) < 1e-6 < moved(free)
+    norms = [read_lines(task.epochs)[0]["grad_norm"] for task in (free, held)]  # before clipping
+    assert norms == [pytest.approx(moved(free) / 1e-4, rel=1e-3)] * 2
+    assert moved(held) < 1.1e-6
 
 
 def test_bf16_trains_to_nearly_the_same_loss(tmp_path):

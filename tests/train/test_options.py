@@ -1,6 +1,7 @@
 """What a job may ask of a training beyond the plain one: each does what it says, and the records show it."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ from hpc_kit.data.structures import Structure
 from hpc_kit.files import read_lines
 from hpc_kit.spec.data import Graph
 from hpc_kit.spec.errors import InputError, WorkError
+from hpc_kit.train import measured
 
 SGD = ("train.optimizer=sgd", "train.momentum=0", "train.learning_rate=1e-5")
 
@@ -167,6 +169,12 @@ class Spread(torch.nn.Module):
         spread = torch.stack([data.pos[data.batch == g, 0].var() for g in range(len(data.ptr) - 1)])
         return self.factor * torch.log(spread)
 
+class Root(Spread):
+    # The same under a root: for that molecule the loss is finite, its gradient is not.
+    def forward(self, data):
+        spread = torch.stack([data.pos[data.batch == g, 0].var() for g in range(len(data.ptr) - 1)])
+        return (self.factor.square() * spread).sqrt()
+
 def factory():
     return 3
 """
@@ -243,17 +251,48 @@ def test_wandb_that_does_not_work_fails_nothing(tmp_path, monkeypatch, capsys, f
     assert len(read_lines(task.epochs)) == 2 and task.is_done()
 
 
-def test_graphs_of_a_bad_batch_are_named_and_the_good_checkpoint_stays(tmp_path, own_models):
+@pytest.fixture
+def one_flat(tmp_path):
+    """Thirty molecules of which only m7 has no extent along x: data of a job with batches of two."""
     molecules = [molecule("CO2" if number == 7 else "CH4") for number in range(30)]
-    structures = [Structure(f"m{i}", m.numbers, m.positions, {"e": 1.0}) for i, m in enumerate(molecules)]
+    structures = [Structure(f"m{i}", m.numbers, m.positions, {"e": i % 3}) for i, m in enumerate(molecules)]
     prepare(ListSource(structures, e="eV"), tmp_path / "set", Settings(Graph(cutoff=3.0)), workers=0)
-    split = tmp_path / "split.json"
-    split.write_text(json.dumps({"train": [f"m{i}" for i in range(28)], "val": ["m28"], "test": ["m29"]}))
-    with pytest.raises(WorkError, match=r"epoch 0, batch \d+: the loss is (nan|inf); its graphs: .*m7"):
-        run_small(
-            tmp_path / "run",
-            f"data={{source: shards, path: {tmp_path}/set, target: e, split: {{manifest: {split}}},"
-            " graph: {cutoff: 3.0}}",
-            'model={import: "own_models:Spread"}',
-            "train.batch_size=2",
-        )
+
+    def options(**parts: list[int]) -> list[str]:
+        split = tmp_path / "split.json"
+        split.write_text(json.dumps({part: [f"m{i}" for i in numbers] for part, numbers in parts.items()}))
+        data = f"path: {tmp_path}/set, target: e, split: {{manifest: {split}}}, graph: {{cutoff: 3.0}}"
+        return [f"data={{source: shards, {data}}}", "train={epochs: 2, batch_size: 2, learning_rate: 1e-3}"]
+
+    return options
+
+
+def test_graphs_of_a_bad_loss_are_named(tmp_path, own_models, one_flat):
+    options = one_flat(train=[*range(28)], val=[28], test=[29])
+    with pytest.raises(WorkError, match=r"epoch 0, batch \d+: the loss is (nan|inf); of its 2 graphs .* due to m7\."):
+        run_small(tmp_path / "run", *options, 'model={import: "own_models:Spread"}')
+
+
+@pytest.mark.parametrize("at_once", [("cpu",), ()], ids=["seen before the step", "seen later, as on a GPU"])
+def test_gradient_that_is_not_finite_is_not_stepped_along_and_its_graphs_are_named(
+    tmp_path, monkeypatch, own_models, one_flat, at_once
+):
+    monkeypatch.setattr(measured, "AT_ONCE", at_once)
+    options = one_flat(train=[*range(28)], val=[28], test=[29])
+    options += ['model={import: "own_models:Root"}', "train.checkpoint_every=00:00:00", "train.accumulate=3"]
+    message = r"epoch 0, batches (\d+) to \d+: the loss is finite and its gradient's norm is nan; of its 6 graphs it"
+    with pytest.raises(WorkError, match=rf"{message} is due to m7\. last.pt keeps what was before") as error:
+        run_small(tmp_path / "run", *options)
+    batch = int(re.search(message, str(error.value)).group(1))
+    (last,) = (tmp_path / "run" / "tasks").glob("*/last.pt")
+    kept = torch.load(last, weights_only=True)
+    assert kept["progress"]["batch"] == batch > 0
+    assert all(value.isfinite().all() for value in kept["model"].values())
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_graphs_for_which_nothing_finite_is_predicted_are_named(tmp_path, own_models, one_flat, part):
+    parts = {"train": [*range(7), *range(8, 26)], "val": [28], "test": [29]}
+    parts[part] += [7]
+    with pytest.raises(WorkError, match=f"predicts no finite number for 1 of 2 graphs of the {part} part: m7"):
+        run_small(tmp_path / "run", *one_flat(**parts), 'model={import: "own_models:Spread"}')

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 
-from hpc_kit.ranks import LAUNCHERS, Ranks, expect_ranks
+from hpc_kit.ranks import Ranks
 from hpc_kit.spec.errors import InputError, WorkError
 from hpc_kit.train import rendezvous
 from hpc_kit.train.distributed import Group
@@ -92,12 +92,8 @@ def has_network() -> bool:
     return any(a.family == rendezvous.socket.AF_INET and a.address[:4] != "127." for one in addresses for a in one)
 
 
-def test_timeout_must_be_a_number(small_task, monkeypatch):
-    for name, value in zip(LAUNCHERS["hpc_kit"], "0202", strict=True):
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("HPC_KIT_TIMEOUT_S", "soon")
-    task = small_task.read_task()
-    task = task.model_copy(update={"resources": task.resources.model_copy(update={"ranks_per_node": 2})})
+def test_timeout_must_be_a_number(small_task):
+    ranks, environment = Ranks(0, 2, 0, 2, "hpc_kit"), {"HPC_KIT_TIMEOUT_S": "soon"}
     with pytest.raises(InputError, match="HPC_KIT_TIMEOUT_S=soon: must be a number of seconds"):
-        with Group.open(task, small_task, expect_ranks(2)):
+        with Group.open(small_task.read_task(), small_task, ranks, environment):
             pass
