@@ -117,17 +117,35 @@ def _varied(file: JobFile, cell: dict[str, Any]) -> tuple[Job, Document]:
     for key, value in cell.items():
         place = f"{file.document.place(('grid', key))}: grid {key}={value}"
         document = document.with_value(tuple(key.split(".")), value, place)
-    return (document.check(type(file.job)) if cell else file.job), document
+    if not cell:
+        return file.job, document
+    try:
+        return document.check(type(file.job)), document
+    except InputError as error:
+        hint = ""
+        if "model.name" in cell:
+            hint = "; keys differ by model: vary whole ones, as in grid: {model: [{name: schnet}, {name: physnet}]}"
+        raise InputError(f"{error} (in the grid's cell {_in_words(cell)}{hint})") from None
+
+
+def _in_words(cell: dict[str, Any]) -> str:
+    """Return a cell as its tasks' label has it: "train.epochs=5 model={name: schnet, hidden: 64}"."""
+    return " ".join(f"{key}={_flow(value)}" for key, value in cell.items())
+
+
+def _flow(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_flow(inner)}" for key, inner in value.items()) + "}"
+    return str(value)
 
 
 def _task(job: Job, cell: dict[str, Any], seed: int, work: Work) -> Task:
     content = {"kind": job.kind, **({"seed": seed} if job.varied else {}), **work.content()}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
-    parts = [*(f"{key}={value}" for key, value in cell.items()), f"seed={seed}"]
     return Task(
         schema_version=SCHEMA,
         id=f"{job.name}-seed{seed}-{digest}" if job.varied else f"{job.name}-{digest}",
-        label=" ".join(parts) if job.varied else work.title(),
+        label=f"{_in_words(cell)} seed={seed}".strip() if job.varied else work.title(),
         kind=job.kind,
         seed=seed,
         image=_image(job),

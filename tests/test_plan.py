@@ -71,6 +71,24 @@ def test_impossible_value_in_a_grid_is_refused(tmp_path):
         plan_of(tmp_path, JOB + "grid: {train.epochs: [5, 0]}\n")
 
 
+def test_grid_over_models_whose_keys_differ_says_how_to_vary_whole_models(tmp_path):
+    job = JOB + "model: {name: schnet, gaussians: 25}\ngrid: {model.name: [schnet, physnet]}\n"
+    wanted = r"job.yaml:4: model.gaussians: unknown key.*in the grid's cell model.name=physnet; .*vary whole ones"
+    with pytest.raises(InputError, match=wanted):
+        plan_of(tmp_path, job)
+
+
+def test_grid_over_the_names_of_models_takes_each_model_as_it_is_by_default(tmp_path):
+    plan = plan_of(tmp_path, JOB + "grid: {model.name: [schnet, physnet]}\n")
+    assert [task.work.model.name for task in plan.tasks] == ["schnet", "physnet"]
+
+
+def test_grid_over_whole_models_names_them_in_the_labels(tmp_path):
+    plan = plan_of(tmp_path, JOB + "grid: {model: [{name: schnet, hidden: 32}, {name: physnet}]}\n")
+    labels = ["model={name: schnet, hidden: 32} seed=0", "model={name: physnet} seed=0"]
+    assert [task.label for task in plan.tasks] == labels
+
+
 def test_grid_that_repeats_a_task_is_refused(tmp_path):
     with pytest.raises(InputError, match="twice"):
         plan_of(tmp_path, JOB + "grid: {train.epochs: [5, 5]}\n")
