@@ -10,13 +10,12 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from typing import Any
 
 from hpc_kit.plan import Task
 from hpc_kit.runs.layout import RunDir, TaskDir
 from hpc_kit.runs.ledger import Entry, Ledger
 from hpc_kit.runs.process import GRACE_S
-from hpc_kit.sites.outcome import AGAIN, End, judge, needs_record
+from hpc_kit.sites.outcome import AGAIN, End, Left, judge, needs_record
 from hpc_kit.sites.scheduler import ENDED
 from hpc_kit.sites.workers import OwnThread, ThroughParsl
 
@@ -50,7 +49,8 @@ class Drive:
 
     def __exit__(self, kind: type | None, error: BaseException | None, *_) -> None:
         """Write down what could not be followed to its end."""
-        for task_id in [*self._futures.values(), *self._open]:
+        handed_out = (name for name in self._waiting if self._ledger.tasks[name].state == "submitted")
+        for task_id in [*self._futures.values(), *self._open, *handed_out]:
             done = self._run.task(task_id).is_done()
             state, reason = ("done", "") if done else ("lost", f"its driver gave up: {error}")
             with contextlib.suppress(OSError):  # a full disk has been reported already
@@ -68,7 +68,7 @@ class Drive:
             if cancelled:
                 self._drop_waiting()
             else:
-                self._pool.tend(len(self._futures) + len(self._waiting), len(self._open))
+                self._pool.tend(len(self._futures) + len(self._waiting), len(self._open), self._busy())
                 self._fill()
             self._collect(cancelled)
             if cancelled:
@@ -79,6 +79,11 @@ class Drive:
                 next_show = time.monotonic() + POLL_S
             if self._futures or self._open:
                 wait(list(self._futures), POLL_S, FIRST_COMPLETED) if self._futures else time.sleep(POLL_S)
+
+    def _busy(self) -> set[str]:
+        """Return the blocks in which tasks are at work."""
+        at_work = (task_id for task_id in self._futures.values() if self._ledger.tasks[task_id].state == "started")
+        return {job for task_id in at_work if (job := self._jobs.get(task_id))}
 
     def _fill(self) -> None:
         """Hand out as many waiting tasks as the workers need to stay busy."""
@@ -144,13 +149,16 @@ class Drive:
         folder, entry = self._run.task(task_id), self._ledger.tasks[task_id]
         said, error = (None, future.exception()) if future.exception() else (future.result(), None)
         if said and said["ended"] == "no time":
-            self._pool.refuses(said["block"])
+            if not cancelled:
+                self._waiting.appendleft(task_id)  # no false start: it is the block that is no good
+                self._pool.refuses(said["block"], said["why"])
+                return
         elif error and not type(error).__module__.startswith("parsl."):
             what = "could not be started" if entry.state == "submitted" else "its worker could not go on"
             self._write(task_id, End("failed", f"{what}: {type(error).__name__}: {error}"))
             return
-        marker = last_marker(folder, entry)
-        never_started = entry.state == "submitted" and not marker and not folder.is_done()
+        left = what_is_left(folder, entry, self._tasks[task_id])
+        never_started = entry.state == "submitted" and not left.marker and not left.done
         if never_started and not cancelled:
             self._false_starts[task_id] += 1
             if self._false_starts[task_id] < FALSE_STARTS:
@@ -166,14 +174,16 @@ class Drive:
 
     def _settle(self, task_id: str, cancelled: bool) -> None:
         """Write down how an attempt ended, once its block's record is in where that is needed."""
-        folder, (noticed, until) = self._run.task(task_id), self._open[task_id]
-        marker, done, record = last_marker(folder, self._ledger.tasks[task_id]), folder.is_done(), None
-        if needs_record(done, marker, last_line(folder)):
+        noticed, until = self._open[task_id]
+        left = what_is_left(self._run.task(task_id), self._ledger.tasks[task_id], self._tasks[task_id])
+        record = None
+        if needs_record(left):
             record = self._pool.record(self._jobs.get(task_id))
-            if record is not None and record.state not in ENDED and time.monotonic() < until and not cancelled:
+            over = record is None or record.state in ENDED or record.earlier is not None
+            if not over and time.monotonic() < until and not cancelled:
                 return
         del self._open[task_id]
-        self._write(task_id, judge(done, marker, last_line(folder), record, noticed, self._progress(task_id)))
+        self._write(task_id, judge(left, record, noticed, self._progress(task_id)))
 
     def _write(self, task_id: str, end: End) -> None:
         again = end.state in AGAIN and not self._run.cancel_request.exists()
@@ -196,11 +206,15 @@ class Drive:
         return f"{progress.get('done', 0)} of {progress.get('total', total)} {progress.get('unit', unit)}"
 
 
-def last_marker(folder: TaskDir, entry: Entry) -> dict[str, Any]:
-    """Return exit.json of the task's last attempt, {} where that one left none."""
+def what_is_left(folder: TaskDir, entry: Entry, task: Task) -> Left:
+    """Return what the last attempt at a task has left behind, and nothing of one before."""
     marker = folder.read_exit()
-    return marker if marker.get("attempt") == entry.attempt else {}
-
-
-def last_line(folder: TaskDir) -> str:
-    return next(iter(folder.log_tail(1)), "")
+    begun = folder.read_process().get("attempt") == entry.attempt
+    return Left(
+        done=folder.is_done(),
+        marker=marker if marker.get("attempt") == entry.attempt else {},
+        stopped=folder.read_stopped() if begun else {},
+        failed=folder.read_failed() if begun else {},
+        last_line=next(iter(folder.log_tail(1)), ""),
+        launched=task.resources.nodes > 1,
+    )

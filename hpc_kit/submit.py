@@ -17,7 +17,7 @@ from typing import Any
 
 from hpc_kit import kinds
 from hpc_kit.checks import Check
-from hpc_kit.drive import RELEASE_S, Drive, last_line, last_marker
+from hpc_kit.drive import RELEASE_S, Drive, what_is_left
 from hpc_kit.files import write_json
 from hpc_kit.images.sif import misfits, read_image
 from hpc_kit.plan import Plan, make_plan
@@ -31,7 +31,7 @@ from hpc_kit.sites.outcome import judge
 from hpc_kit.sites.policy import BlockPlan, plan_blocks, problems, slots
 from hpc_kit.sites.scheduler import SchedulerError
 from hpc_kit.sites.schedulers import scheduler_of
-from hpc_kit.sites.workers import OwnThread, ThroughParsl, end_leftovers
+from hpc_kit.sites.workers import OwnThread, Say, ThroughParsl, end_leftovers
 from hpc_kit.spec.errors import InputError, WorkError
 from hpc_kit.spec.job import load_job
 from hpc_kit.spec.site import Site
@@ -41,12 +41,15 @@ PROBE_WALLTIME = "00:10:00"
 Show = Callable[[list[TaskStatus]], None]
 
 
-def drive(run: RunDir, plan: Plan, site: Site, show: Show, parsl: bool = True) -> list[TaskStatus]:
+def drive(
+    run: RunDir, plan: Plan, site: Site, show: Show, parsl: bool = True, say: Say = lambda text: None
+) -> list[TaskStatus]:
     """Run every task of `run` that is not done and return the state of all.
 
-    `show` is called with all states about twice a second. On Ctrl-C, SIGTERM, SIGHUP or a cancel request the running
-    tasks are ended and the rest is not started. Raises InputError where another driver has this run or the site takes
-    no block, WorkError where blocks do no work or the disk is full.
+    `show` is called with all states about twice a second, `say` with what becomes of blocks. On Ctrl-C, SIGTERM,
+    SIGHUP or a cancel request the running tasks are ended and the rest is not started. Raises InputError where
+    another driver has this run or the site takes no block, WorkError where blocks do no work, the scheduler does not
+    answer or the disk is full.
     """
     lock = run.lock
     if not lock.acquire():
@@ -63,7 +66,7 @@ def drive(run: RunDir, plan: Plan, site: Site, show: Show, parsl: bool = True) -
         todo = [task for task in plan.tasks if ledger.tasks[task.id].state != "done"]
         statuses = Statuses(run, plan, ledger)
         if todo:
-            pool = ThroughParsl(run, plan, site, len(todo)) if parsl else OwnThread()
+            pool = ThroughParsl(run, plan, site, len(todo), say) if parsl else OwnThread()
             with _cancel_on_signals(run), Drive(run, ledger, pool, todo) as drive, pool:
                 drive.follow(lock.beat, lambda: show(statuses.all()))
         states = statuses.all()
@@ -195,10 +198,10 @@ def _keep_image(run: RunDir, plan: Plan) -> None:
 def _open_ledger(run: RunDir, plan: Plan) -> Ledger:
     """Bring the ledger in step with what an earlier driver left: finished tasks, and processes it left running."""
     run.cancel_request.unlink(missing_ok=True)
-    ids = [task.id for task in plan.tasks]
     Ledger.repair(run.ledger)
-    ledger = Ledger(run.ledger, ids)
-    for task_id in ids:
+    ledger = Ledger(run.ledger, [task.id for task in plan.tasks])
+    for task in plan.tasks:
+        task_id = task.id
         folder, entry = run.task(task_id), ledger.tasks[task_id]
         if entry.state == "done" or (entry.state == "planned" and not folder.is_done()):
             continue
@@ -210,8 +213,8 @@ def _open_ledger(run: RunDir, plan: Plan) -> Ledger:
         _end_leftover(folder)
         if entry.state in ("submitted", "started"):
             lost = "its driver died before it ended"
-            end = judge(False, last_marker(folder, entry), last_line(folder), None, lost, "")
-            ledger.end(task_id, end.state, end.reason, end.exit_code)
+            end = judge(what_is_left(folder, entry, task), None, lost, "", ours=lost)
+            ledger.end(task_id, end.state, end.reason, end.exit_code, hint=end.hint, evidence=end.evidence)
     return ledger
 
 

@@ -19,10 +19,22 @@ from hpc_kit.spec.errors import InputError, Preempted
 def run_task(folder: Path) -> None:
     """Run the task in `folder` from wherever an earlier attempt left it; of several ranks each calls this.
 
-    Raises InputError where the input is wrong, WorkError where the work failed, Preempted where it stopped early,
-    which stopped.json says too.
+    Raises InputError where the input is wrong, WorkError where the work failed, Preempted where it stopped early. All
+    of it is said in failed.json or stopped.json too, because what stands between may change an exit code.
     """
     directory = task_directory(folder)
+    try:
+        _run(directory)
+    except Preempted:
+        raise
+    except Exception as error:
+        with contextlib.suppress(OSError):  # a full disk is in the log
+            if directory.task_file.exists():
+                directory.write_failed(error)
+        raise
+
+
+def _run(directory: TaskDir) -> None:
     task = directory.read_task()
     ranks = expect_ranks(task.resources.nodes * task.resources.ranks_per_node)
     if ranks.size > 1:

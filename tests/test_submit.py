@@ -16,6 +16,7 @@ from hpc_kit import submit
 from hpc_kit.files import read_lines
 from hpc_kit.runs.layout import RunDir
 from hpc_kit.sites import attempt
+from hpc_kit.spec.errors import InputError
 
 SUBMIT = ["submit", "--site", "local", "quickstart", *set_options(SMALL)]
 LONG = ["--set", "train.epochs=500"]
@@ -230,7 +231,7 @@ made = os.path.getsize(last) if os.path.exists(last) else 0
 if made + 1 < attempts:
     if gets_on:
         open(last, "a").write("x")
-    print("SIGTERM was sent")
+    open(os.path.join(folder, "stopped.json"), "w").write('{"cause": "preempted", "text": "SIGTERM was sent"}')
     sys.exit(75)
 open(done, "w").write("{}")
 """
@@ -251,7 +252,7 @@ def drive(run: RunDir, monkeypatch, code: str, *arguments: object):
     """Drive `run` with `code` in the place of a training; return the states of its tasks."""
 
     def command(site, task, folder, nodes):
-        return [sys.executable, "-c", code, str(folder), *map(str, arguments)]
+        return [sys.executable, "-c", code, str(folder.path), *map(str, arguments)]
 
     monkeypatch.setattr(attempt, "task_command", command)
     return submit.drive(run, run.read_plan(), run.read_site(), lambda states: None, parsl=False)
@@ -299,3 +300,64 @@ def test_cancelling_leaves_time_for_a_checkpoint_and_starts_nothing_again(tmp_pa
     assert (state.state, state.attempt, state.reason) == ("cancelled", 1, "on request")
     assert folder.last.read_text() == "x"
     assert ledger_states(run.path) == ["submitted", "started", "cancelled"]
+
+
+# A task that counts its attempts and leaves the word it is given, as a launcher's exit code or nothing would not.
+LEAVING = """
+import json, sys
+folder, code, word = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+if word:
+    json.dump(json.loads(word[1]), open(f"{folder}/{word[0]}.json", "w"))
+print("of the time given")
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "word", "state", "reason"),
+    [
+        (1, ("failed", '{"error": "WorkError", "text": "the loss is nan"}'), "failed", "the loss is nan"),
+        (1, ("stopped", '{"cause": "time_limit", "text": "9 s are left"}'), "time_limit", "9 s are left"),
+        (75, ("stopped", '{"cause": "time_limit", "text": "9 s are left"}'), "time_limit", "9 s are left"),
+        (3, (), "failed", "of the time given"),
+        (0, (), "failed", "it ended with exit code 0 and without done.json"),
+    ],
+)
+def test_cause_is_what_the_task_wrote_down(tmp_path, monkeypatch, code, word, state, reason):
+    run = small_run(tmp_path / "run", "seeds=[0]", "resources.retries=0")
+    [found] = drive(run, monkeypatch, LEAVING, code, *word)
+    assert found.state == state and found.reason.startswith(reason)
+
+
+def test_word_of_an_attempt_before_is_not_taken_for_this_ones(tmp_path, monkeypatch):
+    run = small_run(tmp_path / "run", "seeds=[0]", "resources.retries=0")
+    late = ("stopped", '{"cause": "time_limit", "text": "9 s are left"}')
+    assert drive(run, monkeypatch, LEAVING, 75, *late)[0].state == "time_limit"
+    [found] = drive(run, monkeypatch, LEAVING, 3)
+    assert (found.state, found.attempt) == ("failed", 2)
+
+
+def test_resume_calls_nothing_failed_that_the_death_of_its_driver_ended(tmp_path, monkeypatch):
+    run = small_run(tmp_path / "run", "seeds=[0,1,2]")
+    ids = [task.id for task in run.read_plan().tasks]
+    ledger = submit.Ledger(run.ledger, ids)
+    ledger.submit(ids)
+    markers = [{"exit_code": -15, "ended": "driver gone"}, {"exit_code": 75, "ended": "by itself"}, None]
+    for task_id, marker in zip(ids, markers, strict=True):
+        folder = run.task(task_id)
+        ledger.start(task_id, {"host": "here", "job": None})
+        folder.process.write_text('{"attempt": 1}')
+        if marker:
+            folder.exit.write_text(json.dumps({"attempt": 1, **marker}))
+    run.task(ids[1]).stopped.write_text('{"cause": "preempted", "text": "SIGTERM was sent"}')
+    assert {state.state for state in drive(run, monkeypatch, PREEMPTED, 1, 1)} == {"done"}
+    ends = [line for line in read_lines(run.ledger) if line["state"] not in ("submitted", "started", "done")]
+    assert [(end["state"], end["reason"]) for end in ends] == [("lost", "its driver died before it ended")] * 3
+    assert not any("hint" in end for end in ends)
+
+
+@pytest.mark.parametrize("character", [*"[]*?{}'\n"])
+def test_path_that_parsl_cannot_work_in_is_refused_at_once(tmp_path, character):
+    run = small_run(tmp_path / f"my{character}run", "seeds=[0]")
+    with pytest.raises(InputError, match="Parsl cannot work in a path with"):
+        submit.drive(run, run.read_plan(), run.read_site(), lambda states: None)

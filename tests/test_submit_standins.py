@@ -9,6 +9,8 @@ import pytest
 from conftest import hpc_kit
 from on_schedulers import SiteRun, same, undisturbed
 
+from hpc_kit.sites.attempt import BLOCK_TIME
+
 ONE = ["seeds=[0]", "resources.walltime=00:01:00", "train.epochs=60"]
 SITE = """
 name: {dialect}
@@ -146,3 +148,47 @@ def test_preempted_job_of_pbs_goes_on(pbs, tmp_path):
     run.done_once()
     assert run.ends()[0]["again"]
     same(run.losses(), undisturbed(*ONE))
+
+
+def test_block_without_time_for_a_task_is_given_back_and_the_next_does_it(pbs, tmp_path):
+    """The first block believes that it ends in half a minute. Its tasks are not blamed, however often it refuses."""
+    once = f"[ -e {tmp_path}/once ] || {{ touch {tmp_path}/once; export {BLOCK_TIME}=30; }}"
+    (tmp_path / "site.yaml").write_text(SITE.format(dialect="pbs") + f"setup: ['{once}']\n")
+    seeds = ["seeds=[0,1,2,3]", "resources.walltime=00:01:00", "train.epochs=1", "resources.cpus_per_rank=1"]
+    run = start(tmp_path, tmp_path / "site.yaml", *seeds)
+    run.end()
+    run.done_once()
+    assert [end["state"] for end in run.ends()] == ["done"] * 4
+    first, second = dict.fromkeys(line["block"] for line in run.blocks())
+    assert [line["state"] for line in run.blocks() if line["block"] == first] == ["asked", "queued", "given_back"]
+    text = (tmp_path / "driver.log").read_text()
+    assert "takes no more tasks, and another is asked for:" in text and "and a task may take 00:01:00" in text
+
+
+def test_blocks_that_refuse_every_task_end_the_run_with_the_reason(pbs, tmp_path):
+    (tmp_path / "site.yaml").write_text(SITE.format(dialect="pbs") + f"setup: ['export {BLOCK_TIME}=30']\n")
+    run = start(tmp_path, tmp_path / "site.yaml", "seeds=[0]", "resources.walltime=00:01:00")
+    run.end(code=1)
+    assert [end["state"] for end in run.ends()] == ["lost"]
+    assert "3 blocks in a row took no task at all: " in (tmp_path / "driver.log").read_text()
+    assert queue(pbs) == []
+
+
+def test_scheduler_that_is_away_is_no_mistake_of_the_user(tmp_path, monkeypatch):
+    for name in ("qsub", "qstat", "qselect"):
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\necho '{name}: cannot connect to server pbs01 (errno=111)' >&2; exit 111\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    (tmp_path / "site.yaml").write_text(SITE.format(dialect="pbs"))
+    run = start(tmp_path, tmp_path / "site.yaml", "seeds=[0]", "resources.walltime=00:01:00")
+    run.end(code=1)
+    assert "the scheduler of site 'pbs' does not answer: qsub:" in (tmp_path / "driver.log").read_text()
+
+
+def test_block_that_dies_says_its_last_lines(pbs, tmp_path):
+    (tmp_path / "site.yaml").write_text(SITE.format(dialect="pbs") + "setup: ['echo the licence is gone; exit 3']\n")
+    run = start(tmp_path, tmp_path / "site.yaml", "seeds=[0]", "resources.walltime=00:01:00")
+    run.end(code=1)
+    text = (tmp_path / "driver.log").read_text()
+    assert text.count("Exit_status=3") == 4 and text.count("  | the licence is gone") == 4  # of each, and at the end

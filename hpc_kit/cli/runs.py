@@ -54,7 +54,6 @@ def submit(
     plan = make_plan(file)
     path = _run_path(run, file.job.name)
     blocks, problems = prepare(machine, plan)
-    _tell_notes(plan)
     if dry_run:
         from hpc_kit.report.plan import print_plan
 
@@ -78,7 +77,6 @@ def run(job: JobArgument, sets: SetOption = [], run: RunOption = None) -> None:
     file = load_job(job, sets)
     plan = make_plan(file)
     prepare(machine, plan)
-    _tell_notes(plan)
     _drive(create_run(_run_path(run, file.job.name), plan, file.job, machine), plan, machine, parsl=False)
 
 
@@ -177,11 +175,6 @@ def task(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A task dire
     run_task(folder)
 
 
-def _tell_notes(plan) -> None:
-    for note in plan.notes:
-        print(f"note: {note}", file=sys.stderr)
-
-
 def _run_path(run: Path | None, name: str) -> Path:
     from hpc_kit.runs.layout import new_run_path
 
@@ -204,7 +197,7 @@ def _drive(run, plan, site, parsl: bool = True, detach: bool = False) -> None:
     out.print(f"run: {run.path}", soft_wrap=True, highlight=False)
     show = progress(out)
     try:
-        states = submit.drive(run, plan, site, show, parsl)
+        states = submit.drive(run, plan, site, show, parsl, show.say)
     finally:
         show.close()
     print_summary(summarize(run), out)

@@ -26,7 +26,8 @@ def print_plan(plan: Plan, site: Site, path: Path, blocks: BlockPlan | None, pro
             print(f"note: {note}")
         for problem in problems:
             print(f"problem: {problem}")
-        print(f"\nthe script of a block (at most {blocks.blocks} at a time; in braces: filled in by Parsl):\n")
+        print(f"\nthe script of a block, of which at most {blocks.blocks} are there at a time")
+        print("(KEY and ARGUMENTS, those of Parsl's worker pool, are known once the run has begun):\n")
         print(_indented(example_script(site, plan, RunDir(path), blocks)))
     nodes = [f"NODE{i + 1}" for i in range(resources.nodes)] if resources.nodes > 1 else []
     for task in plan.tasks:
@@ -35,10 +36,10 @@ def print_plan(plan: Plan, site: Site, path: Path, blocks: BlockPlan | None, pro
 
 
 def example_script(site: Site, plan: Plan, run: RunDir, blocks: BlockPlan) -> str:
-    """Return the script of the first block, its name and Parsl's fields left open."""
+    """Return the script of the first block, KEY in its name and the ARGUMENTS of Parsl's worker pool left open."""
     resources, folder = plan.tasks[0].resources, run.block_scripts
     block = make_block(site, blocks, "hk-KEY-0", folder)
-    command = pool_command(resources)
+    command = pool_command(resources, "ARGUMENTS")
     command = on_each_node(site, block, command) if resources.nodes == 1 else command
     check = shlex.join(check_command(site, plan.tasks[0], run.task(plan.tasks[0].id)))
     return block_script(scheduler_of(site, folder), site, block, command, check)

@@ -40,6 +40,10 @@ class Bars:
             self._bars[key] = self._progress.add_task(text, total=total, completed=done, unit=unit, note=note)
         self._progress.update(self._bars[key], description=text, total=total, completed=done, note=note)
 
+    def say(self, text: str) -> None:
+        """Print a line of its own above the bars."""
+        self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def close(self) -> None:
         self._progress.stop()
 
@@ -56,15 +60,16 @@ class Lines:
         for s in states:
             if self._states.get(s.id, "planned") != s.state and s.state != "submitted":
                 before = f"attempt {s.attempt}, after {s.before}" if s.before and s.state == "started" else ""
-                self._print(": ".join(filter(None, (s.label, s.state, s.reason or before))))
+                self.say(": ".join(filter(None, (s.label, s.state, s.reason or before))))
             self._states[s.id] = s.state
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + LINE_EVERY_S
             for s in states:
                 if s.state == "started" and s.done:
-                    self._print(", ".join(filter(None, (f"{s.label}: {s.done}/{s.total} {s.unit}", s.said))))
+                    self.say(", ".join(filter(None, (f"{s.label}: {s.done}/{s.total} {s.unit}", s.said))))
 
-    def _print(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Print a line with the time."""
         line = f"{time.strftime('%H:%M:%S')} {text}"
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 

@@ -14,7 +14,7 @@ from hpc_kit.files import remove_leftovers, write_atomically, write_json
 from hpc_kit.lock import Lock
 from hpc_kit.plan import SCHEMA, Plan, Task
 from hpc_kit.spec.document import read_document
-from hpc_kit.spec.errors import InputError
+from hpc_kit.spec.errors import InputError, RankLost, WorkError
 from hpc_kit.spec.job import Job
 from hpc_kit.spec.site import Site
 from hpc_kit.spec.yaml_text import read_yaml, write_yaml
@@ -33,6 +33,7 @@ class TaskDir:
     epochs = property(lambda self: self.path / "epochs.jsonl")
     progress = property(lambda self: self.path / "progress.json")
     stopped = property(lambda self: self.path / "stopped.json")
+    failed = property(lambda self: self.path / "failed.json")
     metrics = property(lambda self: self.path / "metrics.json")
     predictions = property(lambda self: self.path / "predictions.h5")
     best = property(lambda self: self.path / "best.pt")
@@ -73,6 +74,19 @@ class TaskDir:
         """Return what the last attempt's process was: attempt, pid, host, job, started_at; {} where none was."""
         return _read_json(self.process)
 
+    def read_failed(self) -> dict[str, Any]:
+        """Return the error that ended the last attempt, in the words of the rank that had it: error (its type),
+        text; {} where none did."""
+        return _read_json(self.failed)
+
+    def write_failed(self, error: Exception) -> None:
+        """Write down the error that ends this attempt. That another rank is gone gives way to what that one says."""
+        lost = isinstance(error, RankLost)
+        if not (lost and self.failed.exists()):
+            kind = type(error).__name__
+            text = str(error) if isinstance(error, (InputError, WorkError)) else f"{kind}: {error}"
+            write_json(self.failed, {"error": kind, "text": text})
+
     def read_exit(self) -> dict[str, Any]:
         """Return how the last attempt that could say so ended: attempt, exit_code, ended; {} where none did."""
         return _read_json(self.exit)
@@ -108,7 +122,7 @@ class TaskDir:
         """Remove what killed attempts have left half-written. For the holder of the lock, who writes these files;
         process.json and exit.json are its supervisor's."""
         ours = (self.last, self.best, self.predictions, self.metrics, self.fingerprint, self.progress, self.done)
-        remove_leftovers(*ours, self.stopped, self.rendezvous)
+        remove_leftovers(*ours, self.stopped, self.failed, self.rendezvous)
 
     def log_tail(self, lines: int) -> list[str]:
         """Return the last lines of log.txt that are not empty."""

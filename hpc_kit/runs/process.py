@@ -12,6 +12,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 
@@ -23,6 +24,7 @@ POLL_S = 0.25
 GRACE_S = 30.0  # from SIGTERM to SIGKILL: for the step under way and a checkpoint
 WARNINGS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # what schedulers send before they end a job
 DEADLINE = "HPC_KIT_DEADLINE"  # seconds since 1970 on the node's clock: when a task must have ended
+BLOCK_ENDING = "HPC_KIT_BLOCK_ENDING"  # a file on the node that is there once its block is ending, and says why
 JOB = "HPC_KIT_JOB"  # the scheduler's id of the block that a task runs in
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -41,11 +43,14 @@ def supervise(
 
     driver is (pid, time of birth) of the process to live and die with, where it is on this host. `deadline` (seconds
     since 1970) is told to the process, which should end before it, and is ended then. `ended` is "by itself",
-    "cancelled", "driver gone" or "time over"; exit_code is None where the process never started. `out_of_memory`
-    tells whether the kernel ended a process of this task's control group for want of memory.
+    "cancelled", "driver gone" or "time over"; exit_code is None where the process never started. `told` is why the
+    block was ending meanwhile, "" where it was not. `out_of_memory` tells whether the kernel ended a process of this
+    task's control group for want of memory. What an earlier attempt said of its end is removed first.
     """
     if task.run.cancel_request.exists():
         return _leave(task, attempt, None, "cancelled", False)
+    for word in (task.stopped, task.failed):
+        word.unlink(missing_ok=True)
     told = {} if deadline is None else {DEADLINE: f"{deadline:.0f}"}
     kills = machine.out_of_memory_kills()
     with task.log.open("ab") as log:
@@ -79,9 +84,17 @@ def supervise(
 
 def _leave(task: TaskDir, attempt: int, code: int | None, ended: str, out_of_memory: bool) -> dict:
     marker = {"attempt": attempt, "exit_code": code, "ended": ended, "out_of_memory": out_of_memory}
-    marker |= {"job": os.environ.get(JOB), "ended_at": time.time()}
+    marker |= {"told": why_block_ends(), "job": os.environ.get(JOB), "ended_at": time.time()}
     write_json(task.exit, marker)
     return marker
+
+
+def why_block_ends() -> str:
+    """Return why the block that this process is in is ending, "" where it is not."""
+    try:
+        return Path(os.environ[BLOCK_ENDING]).read_text()
+    except (KeyError, OSError):
+        return ""
 
 
 def end_with_parent() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from hpc_kit.plan import Task
 from hpc_kit.runs.layout import TaskDir
 from hpc_kit.runs.process import DEADLINE, JOB
+from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.job import Resources
 from hpc_kit.spec.site import NODE_LOCAL, Container, Site
 
@@ -64,13 +65,16 @@ def container(site: Site, task: Task, folder: TaskDir) -> list[str]:
     """Return what stands before a command that runs in the task's image: [] without one.
 
     The run's directory and the data are shown inside under their own paths. Variables go in through the environment,
-    where Apptainer finds those of task_environment.
+    where Apptainer finds those of task_environment. Raises InputError for a path that cannot be shown.
     """
     if task.image is None:
         return []
     how = site.container or Container()
+    shown = [str(folder.home), *task.folders]
+    if odd := [path for path in shown if {*path} & {*":,"}]:
+        raise InputError(f"{odd[0]}: a container cannot be shown a path with ':' or ','; choose another")
     gpu = [f"--{how.gpu}"] if how.gpu and task.resources.gpus_per_rank else []
-    binds = [str(folder.home), *task.folders, *how.binds]
+    binds = [*shown, *how.binds]
     return [
         how.command,
         "exec",

@@ -5,6 +5,7 @@ Parsl's own LocalProvider writes paths unquoted into a shell line and needs `ps`
 
 import os
 import subprocess
+from pathlib import Path
 
 from parsl.jobs.states import JobState, JobStatus
 from parsl.providers.base import ExecutionProvider
@@ -26,12 +27,14 @@ class ProcessProvider(ExecutionProvider, RepresentationMixin):
         self.parallelism = 1
         self.script_dir = None
         self.resources: dict[str, subprocess.Popen] = {}
+        self.outputs: list[Path] = []  # where each block's goes
 
     def submit(self, command: str, tasks_per_node: int, job_name: str = "block") -> str:
         script = os.path.join(self.script_dir, f"{job_name}.sh")
         with open(script, "w", encoding="utf-8") as file:
             file.write(f"#!/bin/bash\n{command}\n")
-        with open(script + ".out", "wb") as out:
+        self.outputs.append(Path(script + ".out"))
+        with self.outputs[-1].open("wb") as out:
             block = subprocess.Popen(
                 ["bash", script], stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
             )

@@ -22,6 +22,7 @@ from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.job import Resources
 from hpc_kit.spec.site import Site
 
+UNFIT = "'{}[]*?\n"  # quoted by hand, filled in, or taken for a pattern by Parsl or pyzmq
 HEARTBEAT_S, LOST_AFTER_S = 5, 30  # both ends of a connection notice within LOST_AFTER_S that the other is gone
 
 
@@ -40,8 +41,8 @@ def batch_config(site: Site, resources: Resources, provider: BatchProvider, run_
 def _config(
     site: Site, resources: Resources, provider: ExecutionProvider, workers: int, run_dir: Path, strategy: str = "none"
 ) -> Config:
-    if any(character in str(run_dir) for character in "'{}\n"):
-        raise InputError(f"{run_dir}: Parsl cannot work in a path with a quote, a brace or a line break")
+    if found := sorted({*str(run_dir)} & {*UNFIT}):  # with a bracket or a star it would wait for its workers for ever
+        raise InputError(f"{run_dir}: Parsl cannot work in a path with {' '.join(map(repr, found))}; choose another")
     local = site.scheduler == "local"
     common = {
         "label": site.name,

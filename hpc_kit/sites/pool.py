@@ -3,33 +3,46 @@
 - A scheduler's warning goes to the tasks, which write a checkpoint and end, while Parsl's pool stays to report them:
   it is made deaf to it, for it would die at once and take them along. No task is started after the warning.
 - The GPUs are those that the scheduler gave to the block, by their names here, not 0, 1, 2.
-- Tasks whose worker has died are ended in order before the block is.
+- Tasks whose worker has died are ended in order before the block is, and exit.json says why.
+- Its sockets lie in the folder for temporary files, whose path may be too long for them: then a link stands for it.
 """
 
+import contextlib
 import os
+import shutil
 import signal
+import socket
+import stat
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
 
 from hpc_kit import machine
+from hpc_kit.files import write_atomically
+from hpc_kit.lock import server_time
 from hpc_kit.ranks import LAUNCHERS
-from hpc_kit.runs.process import GRACE_S, WARNINGS, end_processes, end_with_parent, keep_orphans, send
-from hpc_kit.sites.attempt import BLOCK_ENDING
+from hpc_kit.runs.process import BLOCK_ENDING, GRACE_S, WARNINGS, end_processes, end_with_parent, keep_orphans, send
+from hpc_kit.sites.attempt import BLOCK_BEGAN, BLOCK_END, BLOCK_TIME
+from hpc_kit.sites.outcome import POOL_DIED
+from hpc_kit.spec.walltime import in_words
 
 POLL_S = 0.2
 PARSL_GRACE_S = 1.0
+SKEW_S = 60.0
+PREFIX = "hpc_kit-pool-"
+SHORT = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 (a folder of its own, closed to others, is made there)
+LONGEST = 60  # a socket's name may have 107 characters; what is put behind the folder has up to 45
 LAST_WORD_S = 15.0  # after a warning: for results to be sent, and for the scheduler to end the block itself
 
 
 def run_pool(gpus_a_task: int, arguments: list[str]) -> int:
     """Run Parsl's worker pool to its end and return its exit code."""
     keep_orphans()
-    ending = Path(tempfile.mkdtemp(prefix="hpc_kit-")) / "ending"
     warned: list[float] = []
     for number in WARNINGS:
         signal.signal(number, lambda *_: warned.append(time.monotonic()))
@@ -42,21 +55,88 @@ def run_pool(gpus_a_task: int, arguments: list[str]) -> int:
         argv += ["--available-accelerators", *shares(found, gpus_a_task)]
     own = {name for names in LAUNCHERS.values() for name in names}  # of the step this pool is in, not of its tasks
     environment = {name: value for name, value in os.environ.items() if name not in own}
-    pool = subprocess.Popen(argv, env=environment | {BLOCK_ENDING: str(ending)}, preexec_fn=_deaf)
+    environment |= block_end(environment)
+    with temporary_folder() as folder:
+        environment |= short_temporary(folder) | {BLOCK_ENDING: str(folder / "ending")}
+        pool = subprocess.Popen(argv, env=environment, preexec_fn=_deaf)
+        _attend(pool, folder / "ending", warned)
+        end_processes(_tasks, GRACE_S)
+        end_processes(lambda: _living(psutil.Process().children(recursive=True)), PARSL_GRACE_S)
+    return pool.returncode
+
+
+def _attend(pool: subprocess.Popen, ending: Path, warned: list[float]) -> None:
+    """Wait for the end of Parsl's pool, hand a warning on to the tasks, and say in `ending` why they end."""
     stay_until = None
     while pool.poll() is None:
         tasks = _tasks()
         if warned and stay_until is None:
-            ending.touch()
+            write_atomically(ending, b"its block was warned")
             for task in tasks:
                 send(task, signal.SIGTERM)
             stay_until = warned[0] + (LAST_WORD_S if tasks else 0.0)
         if stay_until is not None and not tasks and time.monotonic() > stay_until:
             pool.kill()
         time.sleep(POLL_S)
-    end_processes(_tasks, GRACE_S)
-    end_processes(lambda: _living(psutil.Process().children(recursive=True)), PARSL_GRACE_S)
-    return pool.returncode
+    if not warned:
+        write_atomically(ending, POOL_DIED.encode())
+
+
+def block_end(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variable that says when the block ends, by this node's own clock; {} outside a block.
+
+    The time since the block began is measured on the file server's clock, because those of nodes may differ. A clock
+    that is wrong by more than SKEW_S is named on stderr.
+    """
+    if BLOCK_TIME not in environment:
+        return {}
+    here, used = time.time(), 0.0
+    began = Path(environment[BLOCK_BEGAN])
+    with contextlib.suppress(OSError):
+        now = server_time(began.parent)
+        used = max(0.0, now - began.stat().st_mtime)
+        if abs(here - now) > SKEW_S:
+            which = "ahead of" if here > now else "behind"
+            host, by = socket.gethostname(), in_words(round(abs(here - now)))
+            print(f"{host}: its clock is {by} {which} the file server's", file=sys.stderr, flush=True)
+    return {BLOCK_END: f"{here + float(environment[BLOCK_TIME]) - used:.0f}"}
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield a folder of this process alone with a short path, and remove those that killed pools have left."""
+    parents = [Path(tempfile.gettempdir()), *map(Path, SHORT)]
+    parent = next((p for p in parents if len(str(p)) <= LONGEST and os.access(p, os.W_OK | os.X_OK)), parents[0])
+    _remove_left(parent)
+    name = f"{PREFIX}{os.getpid()}-"
+    with tempfile.TemporaryDirectory(prefix=name, dir=parent, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def short_temporary(folder: Path) -> dict[str, str]:
+    """Return the variable that names a link in `folder` to the folder for temporary files, {} where that is short
+    enough for the names of sockets."""
+    wanted = tempfile.gettempdir()
+    if len(wanted) <= LONGEST:
+        return {}
+    link = folder / "tmp"
+    link.symlink_to(wanted)
+    return {"TMPDIR": str(link)}
+
+
+def _remove_left(parent: Path) -> None:
+    """Remove the folders of pools of this user that have ended. A process that is younger than the last change in a
+    folder is another with the same number."""
+    for path in parent.glob(f"{PREFIX}*"):
+        try:
+            state, owner = path.lstat(), int(path.name.removeprefix(PREFIX).partition("-")[0])
+            gone = psutil.Process(owner).create_time() > state.st_mtime + 1.0
+        except psutil.NoSuchProcess:
+            gone = True
+        except (OSError, ValueError):
+            continue  # gone meanwhile, or not a name that is given here
+        if gone and state.st_uid == os.getuid() and stat.S_ISDIR(state.st_mode):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _deaf() -> None:

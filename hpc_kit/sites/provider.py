@@ -109,6 +109,14 @@ class BatchProvider(ClusterProvider, RepresentationMixin):
             self.followed.ask([job])
         return self.record(job)
 
+    def answers(self) -> bool:
+        """Ask the scheduler something simple, to tell a refusal from silence."""
+        try:
+            self.scheduler.find(self.prefix)
+        except SchedulerError:
+            return False
+        return True
+
     def cancel(self, job_ids: Sequence[str]) -> list[bool]:
         try:
             self.scheduler.cancel(list(job_ids))

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from hpc_kit.runs.process import JOB
-from hpc_kit.sites.attempt import BLOCK_END
+from hpc_kit.sites.attempt import BLOCK_BEGAN, BLOCK_TIME
 from hpc_kit.sites.policy import BlockPlan
 from hpc_kit.sites.scheduler import Block, Scheduler
 from hpc_kit.spec.job import Resources
@@ -25,10 +25,10 @@ _POOL = (
 )
 
 
-def pool_command(resources: Resources) -> str:
+def pool_command(resources: Resources, arguments: str = _POOL) -> str:
     """Return the shell line that starts the worker pool on a node, with Parsl's fields still to be filled in."""
     gpus = resources.gpus_per_rank * resources.ranks_per_node if resources.nodes == 1 else 0
-    return f"{shlex.quote(sys.executable)} -m hpc_kit.sites.pool {gpus} {_POOL}"
+    return f"{shlex.quote(sys.executable)} -m hpc_kit.sites.pool {gpus} {arguments}"
 
 
 def make_block(site: Site, plan: BlockPlan, name: str, folder: Path) -> Block:
@@ -82,7 +82,8 @@ def block_script(scheduler: Scheduler, site: Site, block: Block, command: str, c
         "",
         "trap : TERM USR1 USR2",
         f"export {JOB}=${JOB_IDS[scheduler.name]}",
-        f"export {BLOCK_END}=$(( $(date +%s) + {block.walltime_s} ))",
+        f"export {BLOCK_TIME}={block.walltime_s} {BLOCK_BEGAN}={shlex.quote(str(block.log.with_suffix('.began')))}",
+        f'touch "${BLOCK_BEGAN}"',
         *(["export PBS_NODEFILE=$COBALT_NODEFILE"] if scheduler.name == "cobalt" else []),
         *site.setup,
         *(f"export {name}={shlex.quote(value)}" for name, value in site.environment.items()),

@@ -1,6 +1,6 @@
 """Where attempts run: in this process's own thread, or through Parsl in blocks that are asked for as work is left.
 
-Not for: which tasks run and what became of them (submit.py).
+Not for: which tasks run and what became of them (drive.py).
 """
 
 import atexit
@@ -10,8 +10,10 @@ import math
 import os
 import shlex
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import psutil
 
@@ -21,7 +23,7 @@ from hpc_kit.runs.layout import RunDir, last_lines
 from hpc_kit.sites.attempt import run_attempt
 from hpc_kit.sites.launch import check_command
 from hpc_kit.sites.policy import plan_blocks
-from hpc_kit.sites.scheduler import Followed, JobRecord, Scheduler, SchedulerError
+from hpc_kit.sites.scheduler import ENDED, Followed, JobRecord, Scheduler, SchedulerError
 from hpc_kit.sites.schedulers import scheduler_of
 from hpc_kit.spec.errors import InputError, WorkError
 from hpc_kit.spec.site import Site
@@ -29,7 +31,9 @@ from hpc_kit.spec.site import Site
 IDLE_S = 20.0  # a block that no task needs is given back after so long
 FALSE_STARTS = 3  # so many blocks in a row that end without having started a task end the run
 REFUSALS = 5
+HELD_S = 10.0
 GONE_WITHIN_S = 90.0  # how long a cancelled block may take to leave the queue
+Say = Callable[[str], None]
 
 
 class OwnThread:
@@ -44,7 +48,7 @@ class OwnThread:
     def submit(self, folder: str, attempt: int) -> Future:
         return self._pool.submit(run_attempt, folder, attempt, _me())
 
-    def tend(self, left: int, undecided: int) -> None:
+    def tend(self, left: int, undecided: int, busy: set[str]) -> None:
         """Nothing can be lost here, and there are no blocks."""
 
     def started(self, job: str | None) -> None:
@@ -54,7 +58,7 @@ class OwnThread:
         """There are no blocks."""
         return False
 
-    def refuses(self, block: str | None) -> None:
+    def refuses(self, block: str | None, why: str) -> None:
         """There are no blocks."""
 
     def record(self, job: str | None) -> JobRecord | None:
@@ -65,14 +69,15 @@ class OwnThread:
 
 
 class ThroughParsl:
-    """Parsl's executor for a site, closed with all its processes and blocks when the `with` ends."""
+    """Parsl's executor for a site, closed with all its processes and blocks when the `with` ends. `say` is told what
+    becomes of blocks and worker pools that do not simply do their work."""
 
-    def __init__(self, run: RunDir, plan: Plan, site: Site, left: int):
+    def __init__(self, run: RunDir, plan: Plan, site: Site, left: int, say: Say):
         from hpc_kit.sites import parsl_config  # Parsl takes half a second to load
         from hpc_kit.sites.provider import BatchProvider
 
         resources = plan.tasks[0].resources
-        self._site, self._log = site, BlockLog(run)
+        self._site, self._log, self._say = site, BlockLog(run), say
         self._packed = resources.nodes == 1
         self._resources = {} if self._packed else {
             "num_nodes": resources.nodes, "ranks_per_node": resources.ranks_per_node,
@@ -92,7 +97,8 @@ class ThroughParsl:
             self.window = max(64, 2 * blocks.blocks * blocks.slots)
         self._executor = self._config.executors[0]
         self._jobs_at_work: set[str] = set()  # blocks that have started a task
-        self._refusals = self._next_try = self._idle_pools = 0
+        self._held: dict[str, float] = {}  # blocks that take no more tasks -> since when
+        self._refusals = self._next_try = self._idle_pools = self._useless = 0
 
     def __enter__(self) -> "ThroughParsl":
         import parsl
@@ -107,12 +113,12 @@ class ThroughParsl:
         more = {"parsl_resource_specification": dict(self._resources)} if self._resources else {}
         return self._app(folder, attempt, me, **more)
 
-    def tend(self, left: int, undecided: int) -> None:
+    def tend(self, left: int, undecided: int, busy: set[str]) -> None:
         """Keep as many blocks as the `left` unfinished tasks need, and write down those that have ended.
 
         Of the `undecided` it is not known yet whether they go on: no block is asked for or given back for them.
-
-        Raises InputError where the scheduler takes no block at all, WorkError where blocks do no work.
+        `busy` are the blocks in which tasks are at work. Raises InputError where the scheduler takes no block at all,
+        WorkError where it does not answer or blocks do no work.
         """
         self._check_interchange()
         if self._batch is None:
@@ -121,7 +127,8 @@ class ThroughParsl:
         plan, provider = self._batch.plan, self._batch
         self._note_ends()
         self._doubt()
-        active = [job for job in provider.resources if not self._is_over(job)]
+        self._give_back(busy)
+        active = [job for job in provider.resources if job not in self._held and not self._is_over(job)]
         wanted, kept = (min(plan.blocks, math.ceil(tasks / plan.slots)) for tasks in (left, left + undecided))
         if len(active) < wanted and time.monotonic() >= self._next_try:
             self._executor.scale_out_facade(wanted - len(active))
@@ -131,7 +138,7 @@ class ThroughParsl:
 
     def started(self, job: str | None) -> None:
         """Learn that a task has started in a block."""
-        self._idle_pools = 0
+        self._idle_pools = self._useless = 0
         if job:
             self._jobs_at_work.add(job)
 
@@ -139,14 +146,26 @@ class ThroughParsl:
         """Tell whether the scheduler has said that a block has ended, before its workers are missed."""
         return self._batch is not None and job in self._batch.resources and self._is_over(job)
 
-    def refuses(self, block: str | None) -> None:
+    def refuses(self, block: str | None, why: str) -> None:
         """Give no more tasks to a block that has no time for them or is ending."""
-        if block is not None:
-            self._executor._hold_block(block)
+        if block is None:
+            return
+        self._executor._hold_block(block)  # again for each: another of its nodes may have come meanwhile
+        job = self._executor.blocks_to_job_id.get(block)
+        if job is not None and job not in self._held:
+            self._held[job] = time.monotonic()
+            self._say(f"block {job} takes no more tasks, and another is asked for: {why}")
+            if job not in self._jobs_at_work:
+                self._useless += 1
+            if self._useless >= FALSE_STARTS:
+                raise WorkError(f"{self._useless} blocks in a row took no task at all: {why}")
 
     def record(self, job: str | None) -> JobRecord | None:
-        """Ask the scheduler now what became of a block."""
-        return self._batch.ask_again(job) if self._batch and job else None
+        """Ask the scheduler now what became of a block. That this run gave it back is no word on a task."""
+        record = self._batch.ask_again(job) if self._batch and job else None
+        if record and record.state == "cancelled" and job in self._batch.ended_by_us:
+            return replace(record, state="done", evidence=f"given back by this run; {record.evidence}")
+        return record
 
     def __exit__(self, *_) -> None:
         import parsl
@@ -176,29 +195,55 @@ class ThroughParsl:
         if not pools or any(pool.poll() is None for pool in pools.values()):
             return
         self._idle_pools += 1
+        code = list(pools.values())[-1].returncode
+        died = f"the worker pool died with exit code {code}{_ending(self._executor.provider.outputs[-1])}"
         if self._idle_pools >= FALSE_STARTS:
-            code = list(pools.values())[-1].returncode
-            raise WorkError(f"{FALSE_STARTS} worker pools in a row died, the last with exit code {code}")
+            raise WorkError(f"{FALSE_STARTS} worker pools in a row died; the last: {died}")
+        self._say(f"{died}; it is started again")
         self._executor.provider.cancel(list(pools))  # what the dead one has left behind
         self._executor.scale_out_facade(1)
 
+    def _give_back(self, busy: set[str]) -> None:
+        """End blocks that take no more tasks once none is at work in them."""
+        until = time.monotonic() - HELD_S  # a task that was on its way when the block was held has begun by then
+        idle = [job for job, since in self._held.items() if since < until and job not in busy]
+        if idle := [job for job in idle if not self._is_over(job)]:
+            self._batch.cancel(idle)
+
     def _is_over(self, job: str) -> bool:
-        return job in self._batch.ended_by_us or self._batch.followed.is_over(job)
+        """Tell whether a block has ended. One that the scheduler has merely forgotten may be at work all the same."""
+        if job in self._batch.ended_by_us:
+            return True
+        if not self._batch.followed.is_over(job):
+            return False
+        if self._batch.record(job).state != "forgotten":
+            return True
+        return self._executor.job_ids_to_block.get(job) not in self._executor.connected_blocks()
 
     def _notice_refusal(self, others_at_work: bool) -> None:
-        self._refusals = self._refusals + 1 if self._batch.refused else 0
-        if self._batch.refused and not others_at_work:
+        refused = self._batch.refused
+        self._refusals = self._refusals + 1 if refused else 0
+        if refused and not others_at_work and (self._refusals >= REFUSALS or not self._batch.resources):
+            if not self._batch.answers():
+                raise WorkError(f"the scheduler of site {self._site.name!r} does not answer: {refused}")
             if not self._batch.resources:
-                raise InputError(f"site {self._site.name!r} takes no block: {self._batch.refused}")
-            if self._refusals >= REFUSALS:
-                raise WorkError(f"site {self._site.name!r} takes no more blocks: {self._batch.refused}")
-        self._next_try = time.monotonic() + (self._site.poll_s if self._batch.refused else 0.0)
+                raise InputError(f"site {self._site.name!r} takes no block: {refused}")
+            raise WorkError(f"site {self._site.name!r} takes no more blocks: {refused}")
+        self._next_try = time.monotonic() + (self._site.poll_s if refused else 0.0)
 
     def _note_ends(self) -> None:
-        """Write down what the scheduler said last of blocks that have ended."""
+        """Write down what the scheduler said last of blocks that have ended, and say it where nobody asked for it."""
         for job, known in self._batch.resources.items():
-            if self._batch.followed.is_over(job):
-                _note_end(self._log, known["block"], self._batch.record(job), job in self._batch.ended_by_us)
+            name = known["block"]
+            if self._log.blocks[name].open and self._is_over(job) and (record := self._batch.record(job)):
+                if record.state not in ENDED:
+                    continue
+                by_us = job in self._batch.ended_by_us
+                _note_end(self._log, name, record, by_us)
+                if not by_us and record.state != "done":
+                    self._say(
+                        f"block {job} has ended: {record.evidence}{_ending(self._batch.folder / f'{name}.out')}"
+                    )
 
     def _doubt(self) -> None:
         """Raise WorkError where blocks end without having done any work: more of them would do none either."""
@@ -214,10 +259,8 @@ class ThroughParsl:
             else:
                 idle.append(entry)
         if len(idle) >= FALSE_STARTS:
-            log = self._batch.folder / f"{idle[-1].name}.out"
-            said = "\n".join(last_lines(log, 5))
             what = f"{len(idle)} blocks in a row ended before they started a task: {idle[-1].evidence}"
-            raise WorkError(f"{what}; {log} ends:\n{said}")
+            raise WorkError(f"{what}{_ending(self._batch.folder / f'{idle[-1].name}.out')}")
 
 
 def end_leftovers(site: Site, scheduler: Scheduler, run: RunDir, log: BlockLog) -> list[str]:
@@ -268,6 +311,12 @@ def _note_end(log: BlockLog, name: str, record: JobRecord, by_us: bool) -> None:
     if log.blocks[name].open:
         state = "given_back" if by_us and record.state == "cancelled" else record.state
         log.ended(name, state, record.evidence, record.elapsed_s)
+
+
+def _ending(log: Path) -> str:
+    """Return the last lines that a block or a pool has printed, to be put behind what is said of its end."""
+    said = last_lines(log, 5)
+    return f"; {log} ends:\n" + "\n".join(f"  | {line}" for line in said) if said else ""
 
 
 def _me() -> tuple[int, float]:

@@ -17,6 +17,10 @@ class WorkError(Exception):
 CAUSES = ("preempted", "time_limit")  # why a task stops by itself before its end
 
 
+class RankLost(WorkError):
+    """Another rank of the task is gone, and its cause is not known here."""
+
+
 class Preempted(Exception):
     """The machine is wanted back, and the work so far is kept: exit code PREEMPTED. The same command goes on.
 

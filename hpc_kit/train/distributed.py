@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hpc_kit.plan import Task
 from hpc_kit.ranks import Ranks
 from hpc_kit.runs.layout import TaskDir
-from hpc_kit.spec.errors import InputError, Preempted, WorkError
+from hpc_kit.spec.errors import InputError, Preempted, RankLost
 from hpc_kit.train.peers import Peers
 from hpc_kit.train.rendezvous import join, meet
 
@@ -173,7 +173,7 @@ def _ending_together(peers: Peers) -> Iterator[None]:
             _hang_up(error)
         peers.leave(well=False)
         if reason is not None:
-            raise WorkError(reason) from error
+            raise RankLost(reason) from error
         raise
     peers.leave(well=True)
     dist.destroy_process_group()

@@ -23,7 +23,7 @@ import torch.distributed as dist
 
 from hpc_kit.files import write_json
 from hpc_kit.ranks import Ranks
-from hpc_kit.spec.errors import InputError, WorkError
+from hpc_kit.spec.errors import InputError, RankLost
 
 _WORD = "hpc_kit/word"
 _CONNECT_S = 5.0
@@ -34,7 +34,7 @@ _LOOPBACK = "127.0.0.1"
 def meet(ranks: Ranks, file: Path, timeout: float, environment: Mapping[str, str] = os.environ) -> dist.Store:
     """Return the store that all ranks share; rank 0 holds it, except under torchrun, which does so itself.
 
-    Raises WorkError where it is not found within `timeout` seconds.
+    Raises RankLost where it is not found within `timeout` seconds.
     """
     try:
         if ranks.launcher == "torchrun" and {"MASTER_ADDR", "MASTER_PORT"} <= environment.keys():
@@ -47,13 +47,13 @@ def meet(ranks: Ranks, file: Path, timeout: float, environment: Mapping[str, str
         return store
     except (dist.DistError, OSError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise WorkError(f"rank {ranks.rank} of {ranks.size} found no way to the others: {reason}") from error
+        raise RankLost(f"rank {ranks.rank} of {ranks.size} found no way to the others: {reason}") from error
 
 
 def join(store: dist.Store, ranks: Ranks, me: dict[str, Any], timeout: float) -> list[dict[str, Any]]:
     """Tell the others who this rank is, wait for all and return what each has told, by rank.
 
-    Raises InputError where two processes have the same rank, WorkError naming those that did not come.
+    Raises InputError where two processes have the same rank, RankLost naming those that did not come.
     """
     if store.add(f"joined/{ranks.rank}", 1) > 1:
         raise InputError(
@@ -72,11 +72,11 @@ def join(store: dist.Store, ranks: Ranks, me: dict[str, Any], timeout: float) ->
                 store.set("late", f"rank {', '.join(late)} of {ranks.size} {why}")
                 time.sleep(5 * _POLL_S)  # the store goes with rank 0
             if store.check(["late"]):
-                raise WorkError(store.get("late").decode())
+                raise RankLost(store.get("late").decode())
             time.sleep(_POLL_S)
         return [json.loads(text) for text in store.multi_get([f"who/{rank}" for rank in range(ranks.size)])]
     except dist.DistError:
-        raise WorkError(f"rank 0 of {ranks.size} was gone before all ranks had come") from None
+        raise RankLost(f"rank 0 of {ranks.size} was gone before all ranks had come") from None
 
 
 def _open(ranks: Ranks, file: Path, timeout: float) -> tuple[str, dist.TCPStore]:
@@ -113,7 +113,7 @@ def _find(file: Path, timeout: float) -> tuple[str, dist.TCPStore]:
                     store.set_timeout(timedelta(seconds=timeout))
                     return address, store
         time.sleep(_POLL_S)
-    raise WorkError(f"rank 0 did not come within {timeout:.0f} s: {file} was looked for, and {tried}")
+    raise RankLost(f"rank 0 did not come within {timeout:.0f} s: {file} was looked for, and {tried}")
 
 
 def _connect(address: str, port: int, word: str) -> dist.TCPStore | None:

@@ -15,11 +15,12 @@
 
 trap : TERM USR1 USR2
 export HPC_KIT_JOB=$SLURM_JOB_ID
-export HPC_KIT_BLOCK_END=$(( $(date +%s) + 900 ))
+export HPC_KIT_BLOCK_TIME=900 HPC_KIT_BLOCK_BEGAN='/scratch/me/my runs/a/blocks/hk-KEY-0.began'
+touch "$HPC_KIT_BLOCK_BEGAN"
 module load apptainer-enable-mpi apptainer-enable-gpu
 export NCCL_SOCKET_IFNAME=hsn
 PYTHON -m hpc_kit doctor --quick --folder '/scratch/me/my runs/a' || exit 1
-srun --nodes=1 --ntasks=1 --ntasks-per-node=1 --cpus-per-task=56 --gpus-per-node=8 --mpi=none --export=ALL bash -c 'exec PYTHON -m hpc_kit.sites.pool 2 {debug} {max_workers_per_node} -a {addresses} -p {prefetch_capacity} -c {cores_per_worker} -m {mem_per_worker} --poll {poll_period} --port={worker_port} --cert_dir '"'"'{cert_dir}'"'"' --logdir='"'"'{logdir}'"'"' --logconf='"'"'{logconf}'"'"' --block_id={{block_id}} --hb_period={heartbeat_period} {address_probe_timeout_string} --hb_threshold={heartbeat_threshold} --drain_period={drain_period} --cpu-affinity {cpu_affinity} {enable_mpi_mode} --mpi-launcher={mpi_launcher}'
+srun --nodes=1 --ntasks=1 --ntasks-per-node=1 --cpus-per-task=56 --gpus-per-node=8 --mpi=none --export=ALL bash -c 'exec PYTHON -m hpc_kit.sites.pool 2 ARGUMENTS'
 
 # a task
 OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1 NCCL_SOCKET_IFNAME=hsn PYTHON -m hpc_kit.sites.local_ranks 2 PYTHON -m hpc_kit task '/scratch/me/my runs/a/tasks/t'

@@ -14,11 +14,12 @@
 
 trap : TERM USR1 USR2
 export HPC_KIT_JOB=$PBS_JOBID
-export HPC_KIT_BLOCK_END=$(( $(date +%s) + 900 ))
+export HPC_KIT_BLOCK_TIME=900 HPC_KIT_BLOCK_BEGAN=/scratch/me/my-runs/a/blocks/hk-KEY-0.began
+touch "$HPC_KIT_BLOCK_BEGAN"
 module use /soft/spack/base/0.7.1/install/modulefiles/Core
 module load apptainer
 apptainer exec --nv --bind /scratch/me/my-runs/a --bind EMBEDDED/qm9_sample --bind /eagle --bind /home '/scratch/me/node cuda.sif' hpc_kit doctor --quick --folder /scratch/me/my-runs/a || exit 1
-PYTHON -m hpc_kit.sites.pool 0 {debug} {max_workers_per_node} -a {addresses} -p {prefetch_capacity} -c {cores_per_worker} -m {mem_per_worker} --poll {poll_period} --port={worker_port} --cert_dir '{cert_dir}' --logdir='{logdir}' --logconf='{logconf}' --block_id={{block_id}} --hb_period={heartbeat_period} {address_probe_timeout_string} --hb_threshold={heartbeat_threshold} --drain_period={drain_period} --cpu-affinity {cpu_affinity} {enable_mpi_mode} --mpi-launcher={mpi_launcher}
+PYTHON -m hpc_kit.sites.pool 0 ARGUMENTS
 
 # a task
 OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1 mpirun -n 4 --hostfile /scratch/me/my-runs/a/tasks/t/hosts.txt --map-by ppr:2:node:PE=1 --bind-to core -x PATH -x LD_LIBRARY_PATH -x HPC_KIT_DEADLINE -x HPC_KIT_JOB -x OMP_NUM_THREADS -x PYTHONUNBUFFERED apptainer exec --nv --bind /scratch/me/my-runs/a --bind EMBEDDED/qm9_sample --bind /eagle --bind /home '/scratch/me/node cuda.sif' hpc_kit task /scratch/me/my-runs/a/tasks/t
