@@ -39,6 +39,10 @@ class Work(BaseModel):
         """Return how much there is to do, and of what: (100, "epochs")."""
         return 0, ""
 
+    def notes(self) -> list[str]:
+        """Return what the user should know before this runs, and may have meant so."""
+        return []
+
     def title(self) -> str:
         """Return what a task is called that no grid and no seed tells from others."""
         return ""
@@ -91,6 +95,11 @@ class Plan(BaseModel):
     @property
     def kind(self) -> str:
         return self.tasks[0].kind
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know before anything runs, each once."""
+        return list(dict.fromkeys(note for task in self.tasks for note in task.work.notes()))
 
 
 Works = Iterator[tuple[Job, Work]]

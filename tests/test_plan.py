@@ -155,3 +155,22 @@ def test_grid_over_folds_gives_a_task_a_fold(tmp_path):
     grid = "grid: {data.split.fold: [0, 1, 2]}\n"
     plan = plan_of(tmp_path, JOB + grid, "data.split={folds: 3, fold: 0}")
     assert [task.work.data.split.fold for task in plan.tasks] == [0, 1, 2]
+
+
+def test_forces_of_what_is_no_energy_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"data.forces: are minus the gradient of an energy in eV, and alpha is in "):
+        plan_of(tmp_path, JOB, "data.target=alpha", "data.forces=true")
+
+
+@pytest.mark.parametrize(("model", "notes"), [("cgcnn", 1), ("alignn", 1), ("schnet", 0)])
+def test_models_that_are_not_meant_for_forces_are_noted(tmp_path, model, notes):
+    plan = plan_of(tmp_path, JOB, f"model={{name: {model}}}", "seeds=[0, 1]")
+    assert plan.notes == []
+    with_forces = [
+        task.model_copy(
+            update={"work": task.work.model_copy(update={"data": task.work.data.model_copy(update={"forces": True})})}
+        )
+        for task in plan.tasks
+    ]
+    found = plan.model_copy(update={"tasks": with_forces}).notes
+    assert len(found) == notes and all(f"model {model} is not meant for forces" in note for note in found)

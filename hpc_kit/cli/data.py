@@ -40,6 +40,9 @@ def data_prepare(
     pairs = [text.partition("=")[::2] for text in options]
     if wrong := [text for text in options if "=" not in text]:
         raise InputError(f"--option {wrong[0]}: must be key=value; docs/sources.md lists each source's")
+    keys = [key for key, _ in pairs]
+    if twice := next((key for key in keys if keys.count(key) > 1), None):
+        raise InputError(f"--option {twice}: given twice")
     fields |= {"graph": None if atoms_only else graph, "options": dict(pairs)}
     if workers is not None and workers < 1:
         raise InputError(f"--workers: must be at least 1 (got {workers})")

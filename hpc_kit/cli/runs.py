@@ -54,6 +54,7 @@ def submit(
     plan = make_plan(file)
     path = _run_path(run, file.job.name)
     blocks, problems = prepare(machine, plan)
+    _tell_notes(plan)
     if dry_run:
         from hpc_kit.report.plan import print_plan
 
@@ -77,6 +78,7 @@ def run(job: JobArgument, sets: SetOption = [], run: RunOption = None) -> None:
     file = load_job(job, sets)
     plan = make_plan(file)
     prepare(machine, plan)
+    _tell_notes(plan)
     _drive(create_run(_run_path(run, file.job.name), plan, file.job, machine), plan, machine, parsl=False)
 
 
@@ -173,6 +175,11 @@ def task(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A task dire
     from hpc_kit.task import run_task
 
     run_task(folder)
+
+
+def _tell_notes(plan) -> None:
+    for note in plan.notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def _run_path(run: Path | None, name: str) -> Path:

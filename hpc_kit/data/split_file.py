@@ -16,6 +16,7 @@ from hpc_kit.data.manifest import Manifest
 from hpc_kit.spec.errors import InputError, allowed
 from hpc_kit.spec.split import PARTS, Counts, Folds, Fractions, FromFile, Published, Split
 
+MOST_BYTES = 10**9  # of a split file in an archive, unpacked
 Members = dict[str, list[str]]  # part -> ids
 
 
@@ -66,6 +67,10 @@ def read_split_file(path: Path, dataset_sha256: str) -> tuple[Members, bool]:
                 inside = [name for name in archive.namelist() if name.endswith(".json")]
                 if len(inside) != 1:
                     raise InputError(f"{path}: holds {len(inside)} JSON files; one is needed")
+                if (size := archive.getinfo(inside[0]).file_size) > MOST_BYTES:
+                    raise InputError(
+                        f"{path}: {inside[0]} unpacks to {size / 1e9:.3g} GB: no file of ids is so large"
+                    )
                 content = json.loads(archive.read(inside[0]), object_pairs_hook=_once)
         else:
             content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)

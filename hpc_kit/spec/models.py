@@ -16,6 +16,7 @@ PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 class _Model(Strict):
     element_features: ClassVar[bool] = False  # whether atoms come in as features of their elements (data/features.py)
+    for_forces: ClassVar[bool] = True  # whether its energies are smooth in the positions, and were tested for it
 
     @property
     def sums_over_atoms(self) -> bool:
@@ -27,6 +28,7 @@ class CGCNN(_Model):
     """CGCNN (Xie & Grossman 2018, doi 10.1103/PhysRevLett.120.145301) over a list of edges; defaults of its code."""
 
     element_features = True
+    for_forces = False
     name: Literal["cgcnn"] = "cgcnn"
     atom_features: Positive = 64
     convolutions: Positive = 3
@@ -126,6 +128,7 @@ class ALIGNN(_Model):
     """ALIGNN (Choudhary & DeCost 2021, doi 10.1038/s41524-021-00650-1); defaults of its code."""
 
     element_features = True
+    for_forces = False
     name: Literal["alignn"] = "alignn"
     alignn_layers: Annotated[int, Field(ge=0, le=4)] = 4
     gcn_layers: Annotated[int, Field(ge=0, le=4)] = 4

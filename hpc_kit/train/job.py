@@ -13,6 +13,7 @@ from hpc_kit.data.split_file import resolve_split
 from hpc_kit.files import file_sha256
 from hpc_kit.plan import Varied, Works, whole_path
 from hpc_kit.plan import Work as AnyWork
+from hpc_kit.runs.stated import stated
 from hpc_kit.spec.data import Data
 from hpc_kit.spec.document import Document, Strict
 from hpc_kit.spec.errors import InputError
@@ -88,6 +89,11 @@ class Work(AnyWork):
         weights = self.train.start_from
         return [self.dataset, *([weights.path] if weights else [])]
 
+    def notes(self) -> list[str]:
+        if self.data.forces and not self.model.for_forces:
+            return [f"model {self.model.name} is not meant for forces (docs/models.md says why)"]
+        return []
+
     def amount(self) -> tuple[int, str]:
         return self.train.epochs, "epochs"
 
@@ -113,6 +119,7 @@ def works(jobs: Varied) -> Works:
             raise document.error(("data", "split", *job.data.split.marks[:1]), str(error)) from None
         try:
             weights = _pinned(job.train.start_from)
+            _check_fit(weights, job)
         except InputError as error:
             raise document.error(("train", "start_from"), str(error)) from None
         yield (
@@ -134,6 +141,10 @@ def _check_data(job: Job, document: Document, folder: Path, manifest: Manifest) 
         raise document.error(("data", "graph"), reason)
     if reason := manifest.other_targets(job.data.target):
         raise document.error(("data", "target"), reason)
+    unit = manifest.targets[job.data.target[0]].unit
+    if job.data.forces and unit != "eV":
+        reason = f"are minus the gradient of an energy in eV, and {job.data.target[0]} is in {unit or 'no unit'}"
+        raise document.error(("data", "forces"), reason)
     if job.data.forces and manifest.forces is False:
         raise document.error(("data", "forces"), f"{folder} holds no forces")
     if manifest.periodic and getattr(job.model, "electrostatics", False):
@@ -159,3 +170,21 @@ def _pinned(weights: Weights | None) -> Weights | None:
     if weights.sha256 not in (None, sha256):
         raise InputError(f"{path}: has sha256 {sha256}, not {weights.sha256}")
     return Weights(path=str(path), sha256=sha256)
+
+
+def _check_fit(weights: Weights | None, job: Job) -> None:
+    """Raise InputError where a checkpoint of this package says that it is of another model than the job's.
+
+    Other packages' say nothing of the kind; what is in them is compared when the task runs.
+    """
+    spec = stated(Path(weights.path)).get("spec") if weights else None
+    if not isinstance(spec, dict):
+        return
+    asked = job.model.model_dump()
+    shaped = (asked.keys() | spec.keys()) - {"readout"}  # has no weights
+    if other := [key for key in sorted(shaped) if asked.get(key) != spec.get(key)]:
+        keys = ["name"] if "name" in other else other
+        theirs, ours = (", ".join(f"{key} {one.get(key)}" for key in keys) for one in (spec, asked))
+        raise InputError(
+            f"{weights.path}: is of another architecture than the job's model: {theirs}; the job's: {ours}"
+        )

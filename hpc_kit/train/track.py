@@ -39,7 +39,7 @@ class Tracker:
             name=task.id,
             group=out.run.path.name,
             dir=str(out.path),
-            config=task.model_dump(exclude={"dataset", "track"}),
+            config=task.model_dump(exclude={"folders": True, "work": {"dataset", "track"}}),
             resume="allow" if task.work.track.wandb == "online" else None,
             settings=wandb.Settings(init_timeout=60, silent=True, disable_git=True, disable_code=True, console="off"),
         )

@@ -85,6 +85,11 @@ def test_prepare_job_then_a_training_on_its_shards(molecules):
     assert trained.returncode == 0, trained.stdout + trained.stderr
 
 
+def test_option_given_twice_is_refused(molecules):
+    out = hpc_kit("data", "prepare", *OWN, "--option", "csv=other.csv", "--out", "set", cwd=molecules)
+    assert (out.returncode, out.stderr) == (2, "--option csv: given twice\n")
+
+
 def test_rejects_are_counted_and_named(molecules):
     with (molecules / "own.csv").open("a") as file:
         file.write("own_000099,1.0\n")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import small_run
+from conftest import SMALL, small_run
 from some_graphs import stored_reference
 from torch import nn
 
@@ -12,6 +12,7 @@ from hpc_kit.files import file_sha256, read_lines
 from hpc_kit.models import build_model
 from hpc_kit.spec.data import Graph
 from hpc_kit.spec.errors import InputError
+from hpc_kit.spec.job import load_job
 from hpc_kit.spec.models import ALIGNN, CGCNNMatrix, SchNet, TorchMDET
 from hpc_kit.spec.train import Weights
 from hpc_kit.task import run_task
@@ -120,3 +121,21 @@ def test_training_goes_on_from_the_best_weights_of_another_run(tmp_path):
 def test_weights_that_are_not_there_are_refused_at_submission(tmp_path):
     with pytest.raises(InputError, match=r"train.start_from: .*none.pt: cannot be read: No such file"):
         small_run(tmp_path / "run", f"train.start_from={tmp_path}/none.pt")
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ("{name: physnet}", "name schnet; the job's: name physnet"),
+        (
+            "{name: schnet, hidden: 32, filters: 16, interactions: 2, gaussians: 10}",
+            "hidden 16; the job's: hidden 32",
+        ),
+    ],
+)
+def test_weights_of_another_architecture_are_refused_before_anything_is_queued(tmp_path, model, told):
+    first = tmp_path / "best.pt"
+    spec = load_job("quickstart", SMALL).job.model.model_dump()
+    torch.save({"model": {}, "spec": spec}, first)
+    with pytest.raises(InputError, match=f"train.start_from: .*best.pt: is of another architecture .*: {told}"):
+        small_run(tmp_path / "second", f"model={model}", f"train.start_from={{path: {first}}}")

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 from hpc_kit.data.manifest import Target
 from hpc_kit.data.structures import Structure
-from hpc_kit.spec.errors import InputError, allowed
+from hpc_kit.files import is_of_disk
+from hpc_kit.spec.errors import InputError, WorkError, allowed
 
 SOURCES = {
     "qm9": "QM9: 130,831 small organic molecules, 15 properties and 4 atomisation energies",
@@ -46,7 +47,8 @@ class Source(Protocol):
 def open_source(name: str, path: Path | None, options: dict[str, str]) -> Source:
     """Open source `name` on `path` (None: the installed package that carries the data).
 
-    Raises InputError for an unknown source or option, a missing file or column, or data that are not the source's.
+    Raises InputError for an unknown source or option, a missing file or column, or data that cannot be read or are
+    not the source's; WorkError where the disk fails.
     """
     if name not in SOURCES:
         raise InputError(f"source {name!r}: no such source; {allowed(name, SOURCES)}")
@@ -55,4 +57,8 @@ def open_source(name: str, path: Path | None, options: dict[str, str]) -> Source
     if unknown:
         hint = allowed(unknown[0], module.OPTIONS) if module.OPTIONS else "it takes none"
         raise InputError(f"source {name!r}: no option {unknown[0]!r}; {hint}")
-    return module.open_source(path, options)
+    try:
+        return module.open_source(path, options)
+    except OSError as error:
+        kind = WorkError if is_of_disk(error) else InputError
+        raise kind(f"{error.filename or path}: cannot be read: {error.strerror or error}") from None

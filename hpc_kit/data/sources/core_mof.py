@@ -8,13 +8,15 @@ The data are CC BY 4.0: cite them. Pore properties were computed with Zeo++.
 from pathlib import Path
 
 from hpc_kit.data.manifest import Target
+from hpc_kit.data.sources import archives
 from hpc_kit.data.sources import options as opt
 from hpc_kit.data.sources.hmof import MOFs
 from hpc_kit.data.sources.tables import Table
 from hpc_kit.spec.errors import InputError
 
 OPTIONS = {
-    "set": "ASR (2019, all solvent removed; default), FSR (2019, free solvent removed) or 2014 (no properties)"
+    "set": "ASR (2019, all solvent removed; default), FSR (2019, free solvent removed) or 2014 (no properties)",
+    "max_unpacked_gb": archives.OPTIONS["max_unpacked_gb"],
 }
 _SETS = {"ASR": "2019-ASR", "FSR": "2019-FSR", "2014": "2014"}
 # target: (column of the table, unit, description). The column cm3_g is the density: AV_VF / AV_cm3_g in every row.
@@ -39,7 +41,7 @@ def open_source(path: Path | None, options: dict[str, str]) -> MOFs:
     if path is None:
         folder, place = opt.installed("core-mof", "CoRE_MOF/data")
     else:
-        folder, place = opt.existing(path, "core_mof", "the data folder of the package core-mof"), path.name
+        folder, place = opt.existing(path, "core_mof", "the data folder of the package core-mof", "folder"), path.name
     stem = _SETS[chosen]
     for file in (f"{stem}.csv", f"{stem}.tar.xz"):
         if not (folder / file).is_file():
@@ -51,8 +53,8 @@ def open_source(path: Path | None, options: dict[str, str]) -> MOFs:
         "from": place,
     }
     if chosen == "2014":
-        return MOFs("core_mof", folder / f"{stem}.tar.xz", None, {}, {}, origin)
+        return MOFs("core_mof", folder / f"{stem}.tar.xz", None, {}, {}, origin, archives.bounds(options))
     table = Table(folder / f"{stem}.csv", "filename", [column for column, _, _ in PROPERTIES.values()])
     targets = {name: Target(unit=unit, description=text) for name, (_, unit, text) in PROPERTIES.items()}
     rename = {column: name for name, (column, _, _) in PROPERTIES.items()}
-    return MOFs("core_mof", folder / f"{stem}.tar.xz", table, rename, targets, origin)
+    return MOFs("core_mof", folder / f"{stem}.tar.xz", table, rename, targets, origin, archives.bounds(options))

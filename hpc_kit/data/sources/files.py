@@ -13,6 +13,7 @@ import numpy as np
 from ase import Atoms
 
 from hpc_kit.data.manifest import Target
+from hpc_kit.data.sources import archives
 from hpc_kit.data.sources import options as opt
 from hpc_kit.data.sources.atoms import from_ase
 from hpc_kit.data.sources.frames import energy_and_forces
@@ -28,6 +29,7 @@ OPTIONS = {
     "units": "their units, such as energy:eV,gap:meV",
     "header": "false for a table without names in its first line, such as ALIGNN's id_prop.csv",
     "pattern": "which files of a folder to read, such as *.cif; default: all but tables and texts",
+    "follow_links": archives.OPTIONS["follow_links"],
 }
 _LOOKED_AT = 100  # structures, before a folder without a table is taken for unreadable
 
@@ -38,15 +40,24 @@ class Files:
     name = "files"
     splits: dict[str, dict[str, list[str]]] = {}
 
-    def __init__(self, path: Path, pattern: str | None, table: Table | None, targets: dict, origin: dict[str, Any]):
+    def __init__(
+        self,
+        path: Path,
+        pattern: str | None,
+        table: Table | None,
+        targets: dict,
+        origin: dict[str, Any],
+        follow: bool = False,
+    ):
         self.path, self.pattern, self.table, self.targets, self.origin = path, pattern, table, targets, origin
+        self.follow = follow
 
     def records(self) -> Iterator[tuple[str, Any]]:
         """Yield the structures, files in sorted order or the list's; rows of the table without one come last."""
         rows = self.table.rows() if self.table else {}
-        for file, name in files_of(self.path, self.pattern):
+        for file, name, fault in files_of(self.path, self.pattern, self.follow):
             stem = stem_of(name)
-            for id, kind, content in pieces_of(file, stem):
+            for id, kind, content in pieces_of(file, stem, fault):
                 names = (id, name, stem.rpartition("/")[2], name.rpartition("/")[2]) if id == stem else (id,)
                 yield id, (kind, content, take(rows, *names)[1])
         for id, row in rows.items():
@@ -68,11 +79,15 @@ class Files:
 def open_source(path: Path | None, options: dict[str, str]) -> Files:
     """Open the structures at `path` and the table of option `csv`."""
     path = opt.existing(path, "files", "a folder of structures, a list of files (.txt), or one file that ASE reads")
+    if archives.is_archive(path):
+        raise InputError(
+            f"{path}: is an archive: unpack it and name the folder (source hmof reads archives of CIF files)"
+        )
     folder = path if path.is_dir() else path.parent
     file = opt.file(options, "csv", folder)
     columns = opt.names(options, "columns")
-    pattern = options.get("pattern")
-    bare = Files(path, pattern, None, {}, {})
+    pattern, follow = options.get("pattern"), opt.yes(options, "follow_links")
+    bare = Files(path, pattern, None, {}, {}, follow)
     if next(bare.records(), None) is None:
         raise InputError(f"{path}: holds no structures" + (f" that match {pattern}" if pattern else ""))
     if file:
@@ -88,7 +103,7 @@ def open_source(path: Path | None, options: dict[str, str]) -> Files:
         name: Target(unit=units.get(name, ""), description=f"{name} of {(file or path).name}") for name in names
     }
     origin = {"dataset": "files", "from": path.name, **{k: v for k, v in options.items() if k != "csv"}}
-    return Files(path, pattern, table, targets, origin | ({"csv": file.name} if file else {}))
+    return Files(path, pattern, table, targets, origin | ({"csv": file.name} if file else {}), follow)
 
 
 def _carried(atoms: Atoms) -> dict[str, Any]:

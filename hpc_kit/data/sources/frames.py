@@ -24,7 +24,7 @@ def text_frames(path: Path) -> Iterator[str]:
             first = next((line for line in file if line.strip()), None)
             if first is None:
                 return
-            if not first.strip().isdigit():
+            if not first.strip().isdecimal():
                 raise InputError(f"{path}: frame {index} starts with {first.strip()[:40]!r}, not its number of atoms")
             lines = list(itertools.islice(file, int(first) + 1))
             if len(lines) < int(first) + 1:

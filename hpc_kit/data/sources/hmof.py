@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from hpc_kit.data.manifest import Target
+from hpc_kit.data.sources import archives
 from hpc_kit.data.sources import options as opt
-from hpc_kit.data.sources.archives import members
+from hpc_kit.data.sources.archives import Bounds, members
 from hpc_kit.data.sources.atoms import from_ase
 from hpc_kit.data.sources.cif import read_cif
 from hpc_kit.data.sources.tables import Table, take
@@ -22,6 +23,7 @@ OPTIONS = {
     "csv": "the table of working capacities",
     "column": "its column of CO2 working capacities at 2.5 bar in mol/kg; default: the only one beside the id",
     "id_column": "its column of names, with or without .cif; default: the first",
+    **archives.OPTIONS,
 }
 TARGET = "co2_working_capacity"
 
@@ -35,26 +37,36 @@ class MOFs:
     splits: dict[str, dict[str, list[str]]] = {}
 
     def __init__(
-        self, name: str, place: Path, table: Table | None, rename: dict, targets: dict, origin: dict[str, Any]
+        self,
+        name: str,
+        place: Path,
+        table: Table | None,
+        rename: dict,
+        targets: dict,
+        origin: dict[str, Any],
+        limits: Bounds = Bounds(),
     ):
         self.name, self.place, self.table, self.rename = name, place, table, rename
-        self.targets, self.origin = targets, origin
+        self.targets, self.origin, self.limits = targets, origin, limits
 
     def records(self) -> Iterator[tuple[str, Any]]:
-        """Yield (name without .cif, (content, row)); rows without a file come last, with None for content."""
+        """Yield (name without .cif, (content, row)); the content of what cannot be read is text: why.
+
+        Rows without a file come last.
+        """
         rows = self.table.rows() if self.table else {}
-        for file, content in members(self.place, ".cif"):
+        for file, content in members(self.place, ".cif", self.limits):
             id, row = take(rows, file.removesuffix(".cif"), file)
             yield id, (content, row)
         for id, row in rows.items():
-            yield id.removesuffix(".cif"), (None, row)
+            yield id.removesuffix(".cif"), (f"no CIF file for this row of {self.table.path.name}", row)
 
     def convert(self, id: str, raw: Any) -> Structure:
         content, row = raw
+        if isinstance(content, str):
+            raise RejectedError(content)
         if self.table is None:
             return from_ase(id, read_cif(content), {})
-        if content is None:
-            raise RejectedError(f"no CIF file for this row of {self.table.path.name}")
         values = self.table.values(row)
         return from_ase(id, read_cif(content), {self.rename[column]: value for column, value in values.items()})
 
@@ -69,7 +81,8 @@ def open_source(path: Path | None, options: dict[str, str]) -> MOFs:
     table = Table(file, options.get("id_column"), column)
     if len(table.columns) != 1:
         raise InputError(f"{file}: which column holds the capacities? give column= one of {', '.join(table.columns)}")
-    if next(members(path, ".cif"), None) is None:
+    limits = archives.bounds(options)
+    if next(members(path, ".cif", limits), None) is None:
         raise InputError(f"{path}: holds no .cif files")
     target = Target(unit="mol/kg", description="CO2 working capacity at 2.5 bar")
     origin = {
@@ -80,4 +93,5 @@ def open_source(path: Path | None, options: dict[str, str]) -> MOFs:
         "csv": file.name,
         "column": table.columns[0],
     }
-    return MOFs("hmof", path, table, {table.columns[0]: TARGET}, {TARGET: target}, origin)
+    origin |= {"follow_links": "true"} if limits.follow else {}
+    return MOFs("hmof", path, table, {table.columns[0]: TARGET}, {TARGET: target}, origin, limits)

@@ -8,6 +8,7 @@ through jarvis-tools, which downloads it. Units are those of the ALIGNN paper's 
 import importlib.metadata
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,9 @@ import ijson
 import numpy as np
 
 from hpc_kit.data.manifest import Target
+from hpc_kit.data.sources import archives
 from hpc_kit.data.sources import options as opt
+from hpc_kit.data.sources.archives import Bounds, open_member
 from hpc_kit.data.sources.atoms import atomic_numbers
 from hpc_kit.data.sources.tables import number
 from hpc_kit.data.structures import RejectedError, Structure
@@ -26,6 +29,7 @@ from hpc_kit.spec.errors import InputError
 OPTIONS = {
     "snapshot": "which data set jarvis-tools fetches; default dft_3d_2021, which ALIGNN and the leaderboard use",
     "splits": "a JARVIS-Leaderboard benchmark file, such as dft_3d_slme.json.zip",
+    "max_unpacked_gb": archives.OPTIONS["max_unpacked_gb"],
 }
 # JARVIS's own key: (unit, description)
 PROPERTIES = {
@@ -66,12 +70,20 @@ class Jarvis:
 
     name = "jarvis_dft_3d"
 
-    def __init__(self, path: Path | None, snapshot: str, keys: list[str], splits: dict, origin: dict[str, Any]):
-        self.path, self.snapshot, self.splits, self.origin = path, snapshot, splits, origin
+    def __init__(
+        self,
+        path: Path | None,
+        snapshot: str,
+        keys: list[str],
+        splits: dict,
+        origin: dict[str, Any],
+        limits: Bounds = Bounds(),
+    ):
+        self.path, self.snapshot, self.splits, self.origin, self.limits = path, snapshot, splits, origin, limits
         self.targets = {key: Target(unit=PROPERTIES[key][0], description=PROPERTIES[key][1]) for key in keys}
 
     def records(self) -> Iterator[tuple[str, Any]]:
-        entries = entries_of(self.path) if self.path else _download(self.snapshot)
+        entries = entries_of(self.path, self.limits) if self.path else _download(self.snapshot)
         for entry in entries:
             kept = {key: entry.get(key) for key in ("atoms", *self.targets)}
             yield str(entry.get("jid")), kept
@@ -97,6 +109,7 @@ def open_source(path: Path | None, options: dict[str, str]) -> Jarvis:
     if path is not None and "snapshot" in options:
         raise InputError("option snapshot is for jarvis-tools; with a path, the file is the snapshot")
     snapshot = options.get("snapshot", "dft_3d_2021")
+    limits = archives.bounds(options)
     if path is None:
         try:
             version = importlib.metadata.version("jarvis-tools")
@@ -107,8 +120,8 @@ def open_source(path: Path | None, options: dict[str, str]) -> Jarvis:
             ) from None
         keys, place = list(PROPERTIES), f"jarvis-tools {version}, {snapshot}"
     else:
-        opt.existing(path, "jarvis", "the JSON file of a dft_3d snapshot, plain or zipped")
-        first = next(entries_of(path), None)
+        opt.existing(path, "jarvis", "the JSON file of a dft_3d snapshot, plain or zipped", "file")
+        first = next(entries_of(path, limits), None)
         if first is None:
             raise InputError(f"{path}: holds no records")
         keys, place = [key for key in PROPERTIES if key in first], path.name
@@ -120,17 +133,17 @@ def open_source(path: Path | None, options: dict[str, str]) -> Jarvis:
     splits: dict[str, dict[str, list[str]]] = {}
     chosen = {}
     if splits_file:
-        splits["leaderboard"], repeated = read_splits(splits_file)
+        splits["leaderboard"], repeated = read_splits(splits_file, limits)
         chosen["splits"] = f"{splits_file.name}; {repeated} ids that it repeats stand in the later part only"
     origin = {
         "dataset": "JARVIS-DFT 3D",
         "doi": "10.1038/s41524-020-00440-1",
         "licence": "as stated at doi 10.6084/m9.figshare.6815699",
     }
-    return Jarvis(path, snapshot, keys, splits, origin | {"from": place} | chosen)
+    return Jarvis(path, snapshot, keys, splits, origin | {"from": place} | chosen, limits)
 
 
-def read_splits(path: Path) -> tuple[dict[str, list[str]], int]:
+def read_splits(path: Path, limits: Bounds = Bounds()) -> tuple[dict[str, list[str]], int]:
     """Read a JARVIS-Leaderboard benchmark file, {"train": {id: value}, "val": ..., "test": ...}, as lists of ids.
 
     12 of the published dft_3d files name one to five crystals in more than one part. Such an id stays in the
@@ -138,7 +151,7 @@ def read_splits(path: Path) -> tuple[dict[str, list[str]], int]:
     and how many ids that took out. A benchmark without validation gives an empty list. Raises InputError.
     """
     try:
-        with open_json(path) as file:
+        with open_json(path, limits) as file:
             parts = json.load(file)
         train, val, test = ({str(id): None for id in parts.get(part, {})} for part in ("train", "val", "test"))
     except (OSError, ValueError, AttributeError, TypeError) as error:
@@ -154,7 +167,7 @@ def read_splits(path: Path) -> tuple[dict[str, list[str]], int]:
 
 
 @contextmanager
-def open_json(path: Path) -> Iterator[IO[bytes]]:
+def open_json(path: Path, limits: Bounds = Bounds()) -> Iterator[IO[bytes]]:
     """Open a JSON file, or the only JSON file within a zip."""
     if not zipfile.is_zipfile(path):
         with path.open("rb") as file:
@@ -164,21 +177,21 @@ def open_json(path: Path) -> Iterator[IO[bytes]]:
         names = [name for name in archive.namelist() if name.endswith(".json") and not name.startswith("__MACOSX")]
         if len(names) != 1:
             raise InputError(f"{path}: holds {len(names)} JSON files; one is needed")
-        with archive.open(names[0]) as file:
+        with open_member(archive, names[0], path, limits) as file:
             yield file
 
 
-def entries_of(path: Path) -> Iterator[dict[str, Any]]:
+def entries_of(path: Path, limits: Bounds = Bounds()) -> Iterator[dict[str, Any]]:
     """Yield the records of a JSON list, one in memory at a time."""
-    with open_json(path) as file:
-        try:
+    try:
+        with open_json(path, limits) as file:
             for entry in ijson.items(file, "item", use_float=True):
                 if not isinstance(entry, dict):
                     raise InputError(f"{path}: its list holds {type(entry).__name__}, not records")
                 yield entry
-        except (ijson.JSONError, OSError, zipfile.BadZipFile) as error:
-            text = " ".join(str(error).split())
-            raise InputError(f"{path}: not JSON that can be read to its end (NaN is no JSON): {text}") from None
+    except (ijson.JSONError, OSError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+        text = " ".join(str(error).split())
+        raise InputError(f"{path}: not JSON that can be read to its end (NaN is no JSON): {text}") from None
 
 
 def _download(snapshot: str) -> list[dict[str, Any]]:

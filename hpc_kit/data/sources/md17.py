@@ -11,6 +11,7 @@ import itertools
 import math
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from typing import Any
 import numpy as np
 
 from hpc_kit.data.manifest import Target
+from hpc_kit.data.sources import archives
 from hpc_kit.data.sources import options as opt
+from hpc_kit.data.sources.archives import Bounds
 from hpc_kit.data.sources.frames import energy_and_forces, parse_frame, text_frames
 from hpc_kit.data.sources.tables import number
 from hpc_kit.data.structures import RejectedError, Structure
@@ -28,6 +31,7 @@ from hpc_kit.spec.errors import InputError
 OPTIONS = {
     "molecule": "name in the ids, such as ethanol; default: from the file's name",
     "units": "kcal/mol or eV; npz files default to kcal/mol, extended xyz files have no default",
+    "max_unpacked_gb": archives.OPTIONS["max_unpacked_gb"],
 }
 _UNITS = {"kcal/mol": KCAL_PER_MOL, "eV": 1.0}
 _SETS = {
@@ -75,7 +79,7 @@ class MD17:
 
 def open_source(path: Path | None, options: dict[str, str]) -> MD17:
     """Open the trajectory at `path`."""
-    path = opt.existing(path, "md17", "an .npz file of MD17 or rMD17, or an extended xyz file")
+    path = opt.existing(path, "md17", "an .npz file of MD17 or rMD17, or an extended xyz file", "file")
     stem = re.sub(r"^r?md17_|_dft$", "", path.stem)
     molecule = options.get("molecule", stem)
     if not re.fullmatch(r"[\w.+-]+", molecule):
@@ -83,7 +87,7 @@ def open_source(path: Path | None, options: dict[str, str]) -> MD17:
     origin: dict[str, Any] = {"dataset": "extended xyz", "from": path.name, "molecule": molecule}
     keys: tuple[str, ...] = ()
     if path.suffix == ".npz":
-        arrays = npz_shapes(path)
+        arrays = npz_shapes(path, archives.bounds(options))
         name = next((name for name, entry in _SETS.items() if set(entry["keys"]) <= set(arrays)), None)
         if name is None:
             raise InputError(
@@ -119,11 +123,12 @@ def _name_energy(frame: str) -> str:
     return f"{count}\nProperties=species:S:1:pos:R:3{forces} energy={energy!r}\n{atoms}"
 
 
-def npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+def npz_shapes(path: Path, limits: Bounds = Bounds()) -> dict[str, tuple[int, ...]]:
     """Return the shapes of an npz file's arrays from their headers. Raises InputError where it is not one."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
+            limits.refuse(path, sum(info.file_size for info in archive.infolist()))
         return {name: _header(path, name)[0] for name in names}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: not an npz file: {error}") from None
@@ -131,9 +136,12 @@ def npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 def npz_frames(path: Path, keys: tuple[str, ...]) -> Iterator[tuple]:
     """Yield (z [n], positions [n, 3], energy, forces [n, 3]) of each frame, one frame in memory at a time."""
-    z = np.array(list(_stream(path, keys[0])))
-    for pos, energy, forces in zip(*(_stream(path, key) for key in keys[1:]), strict=True):
-        yield z, pos, float(energy.reshape(-1)[0]), forces
+    try:
+        z = np.array(list(_stream(path, keys[0])))
+        for pos, energy, forces in zip(*(_stream(path, key) for key in keys[1:]), strict=True):
+            yield z, pos, float(energy.reshape(-1)[0]), forces
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise InputError(f"{path}: cannot be read to its end: {error}") from None
 
 
 def _header(path: Path, key: str) -> tuple[tuple[int, ...], bool, np.dtype]:

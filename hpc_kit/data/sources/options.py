@@ -1,7 +1,9 @@
 """The values of a source's options, and the files that installed packages carry. Each wrong one is an InputError."""
 
 import importlib.metadata
+import math
 from pathlib import Path
+from typing import Literal
 
 from hpc_kit.spec.errors import InputError, allowed
 
@@ -17,6 +19,19 @@ def choice(options: dict[str, str], name: str, choices: list[str], default: str)
 def yes(options: dict[str, str], name: str) -> bool:
     """Return whether option `name` is `true`; `false` where it is not given."""
     return choice(options, name, ["true", "false"], "false") == "true"
+
+
+def positive(options: dict[str, str], name: str) -> float | None:
+    """Return the number above 0 that option `name` gives; None where it is not given."""
+    if name not in options:
+        return None
+    try:
+        value = float(options[name])
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise InputError(f"option {name}={options[name]}: must be a number above 0")
+    return value
 
 
 def names(options: dict[str, str], name: str) -> list[str]:
@@ -40,12 +55,15 @@ def file(options: dict[str, str], name: str, folder: Path | None = None) -> Path
     raise InputError(f"option {name}={options[name]}: no such file, looked for {' and '.join(map(str, places))}")
 
 
-def existing(path: Path | None, source: str, what: str) -> Path:
-    """Return `path`, which must be given and exist; `what` says what the source wants there."""
+def existing(path: Path | None, source: str, what: str, kind: Literal["file", "folder", "any"] = "any") -> Path:
+    """Return `path`, which must be given, exist, and be of `kind`; `what` says what the source wants there."""
     if path is None:
         raise InputError(f"source {source!r} needs a path: {what}")
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; source {source!r} wants {what}")
+    found = "folder" if path.is_dir() else "file"
+    if kind not in ("any", found):
+        raise InputError(f"{path}: is a {found}; source {source!r} wants {what}")
     return path
 
 

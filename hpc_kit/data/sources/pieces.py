@@ -9,10 +9,12 @@ import ase.db
 import ase.io
 from ase import Atoms
 
+from hpc_kit.data.sources.archives import link_fault
 from hpc_kit.data.sources.atoms import with_element_names
 from hpc_kit.data.sources.cif import read_cif
 from hpc_kit.data.sources.frames import parse_frame, text_frames
 from hpc_kit.data.structures import RejectedError
+from hpc_kit.files import is_of_disk
 from hpc_kit.spec.errors import InputError
 
 # An id is the file's path without one of these. Other endings belong to the name: POSCAR.mp-149, acs.cgd.6b01265.
@@ -27,31 +29,37 @@ def stem_of(name: str) -> str:
     return next((name[: -len(suffix)] for suffix in SUFFIXES if name.lower().endswith(suffix)), name)
 
 
-def files_of(path: Path, pattern: str | None) -> Iterator[tuple[Path, str]]:
-    """Yield (file, its name within the folder or the list); hidden files are left out."""
+def files_of(path: Path, pattern: str | None, follow: bool = False) -> Iterator[tuple[Path, str, str]]:
+    """Yield (file, its name within the folder or the list, why it is not read, "" where it is).
+
+    Hidden files are left out. Not read, unless `follow` allows it, are links that lead out of the folder.
+    """
     if path.is_dir():
         for file in sorted(path.rglob(pattern or "*")):
             name = file.relative_to(path).as_posix()
             hidden = any(part.startswith(".") for part in name.split("/"))
-            if file.is_file() and not hidden and (pattern or file.suffix.lower() not in NO_STRUCTURES):
-                yield file, name
+            fault = "" if follow and file.is_file() else link_fault(file, path)
+            if (fault or file.is_file()) and not hidden and (pattern or file.suffix.lower() not in NO_STRUCTURES):
+                yield file, name, fault
     elif path.suffix.lower() in LISTS:
         for line in path.read_text(encoding="utf-8-sig").splitlines():
             if name := line.strip():
                 file = path.parent / name
-                yield file, file.name if Path(name).is_absolute() else name
+                yield file, file.name if Path(name).is_absolute() else name, ""
     else:
-        yield path, path.name
+        yield path, path.name, ""
 
 
-def pieces_of(file: Path, stem: str) -> Iterator[tuple[str, str, Any]]:
+def pieces_of(file: Path, stem: str, fault: str = "") -> Iterator[tuple[str, str, Any]]:
     """Yield (id, kind, content) of the structures in one file.
 
     Kinds: "frame", the text of an xyz frame; "atoms", an ase.Atoms; "file", a path that a worker reads; "bad", why
-    there is nothing, or nothing more. The only frame of an xyz file bears the file's name, one of many
-    `name_000000`.
+    there is nothing, or nothing more; with `fault` that is all there is. The only frame of an xyz file bears the
+    file's name, one of many `name_000000`.
     """
-    if not file.is_file():
+    if fault:
+        yield stem, "bad", fault
+    elif not file.is_file():
         yield stem, "bad", "the list names this file, and it does not exist"
     elif file.suffix.lower() not in MANY:
         yield stem, "file", file
@@ -59,6 +67,8 @@ def pieces_of(file: Path, stem: str) -> Iterator[tuple[str, str, Any]]:
         try:
             yield from _many(file, stem)
         except Exception as error:  # ASE's readers raise what comes
+            if isinstance(error, OSError) and is_of_disk(error):
+                raise
             yield stem, "bad", f"cannot be read to its end: {type(error).__name__}: {error}"
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from hpc_kit.data.manifest import Target
+from hpc_kit.data.sources import archives, qm9_files
 from hpc_kit.data.sources import options as opt
-from hpc_kit.data.sources import qm9_files
 from hpc_kit.data.sources.atoms import atomic_numbers
 from hpc_kit.data.structures import RejectedError, Structure
 from hpc_kit.data.units import HARTREE
@@ -25,6 +25,7 @@ from hpc_kit.spec.errors import InputError
 OPTIONS = {
     "uncharacterized": "a file of the molecules to leave out; default: the 3,054 that QM9's authors list",
     "keep_uncharacterized": "true keeps them",
+    **archives.OPTIONS,
 }
 # name: (factor to the unit, unit, description), in the order in which QM9's own .xyz files write them.
 PROPERTIES = {
@@ -109,7 +110,7 @@ def open_source(path: Path | None, options: dict[str, str]) -> QM9:
         read, parse = qm9_files.read_qm9pack, qm9_files.parse_qm9pack
     else:
         place = opt.existing(path, "qm9", "dsgdb9nsd.xyz.tar.bz2, a folder of .xyz files, or PyG's raw folder")
-        read, parse = qm9_files.form_of(place)
+        read, parse = qm9_files.form_of(place, archives.bounds(options))
         origin_file = place.name
     without = read in (qm9_files.read_qm9pack, qm9_files.read_pyg)
     if keep and without:

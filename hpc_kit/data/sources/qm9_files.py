@@ -5,12 +5,13 @@ positions in Angstrom, the 15 properties in the order and units of QM9's .xyz fi
 """
 
 import csv
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hpc_kit.data.sources.archives import members
+from hpc_kit.data.sources.archives import Bounds, members
 from hpc_kit.spec.errors import InputError
 
 QM9PACK_COLUMNS = [
@@ -26,18 +27,18 @@ PYG_HARTREE = 27.211386246
 Parsed = tuple[list[str], Any, list[float], str]
 
 
-def form_of(place: Path) -> tuple[Callable, Callable]:
-    """Return (reader, parser) for a file or folder of QM9. Raises InputError where it is none."""
+def form_of(place: Path, limits: Bounds = Bounds()) -> tuple[Callable, Callable]:
+    """Return (reader, parser) for a file or folder of QM9, read within `limits`. InputError where it is none."""
     if place.name == "gdb9.sdf" or (place / "gdb9.sdf").is_file():
         table = (place if place.is_dir() else place.parent) / "gdb9.sdf.csv"
         if not table.is_file():
             raise InputError(f"{table}: missing; gdb9.sdf holds no properties without it")
         return read_sdf, parse_sdf
-    if place.suffix == ".pt":
+    if place.suffix == ".pt" and place.is_file():
         return read_pyg, parse_pyg
-    if next(members(place, ".xyz"), None) is None:
+    if next(members(place, ".xyz", limits), None) is None:
         raise InputError(f"{place}: holds no .xyz files and no gdb9.sdf")
-    return read_xyz, parse_xyz
+    return functools.partial(read_xyz, limits=limits), parse_xyz
 
 
 def uncharacterized(path: Path | None) -> frozenset[int]:
@@ -59,7 +60,7 @@ def uncharacterized(path: Path | None) -> frozenset[int]:
 
 def _numbers(path: Path) -> frozenset[int]:
     words = (line.split() for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
-    return frozenset(int(word[0]) for word in words if word and word[0].isdigit())
+    return frozenset(int(word[0]) for word in words if word and word[0].isdecimal())
 
 
 def read_qm9pack(folder: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -80,12 +81,14 @@ def parse_qm9pack(row: dict[str, str]) -> Parsed:
     return symbols, [float(number) for number in numbers], values, row["SMILES"]
 
 
-def read_xyz(place: Path) -> Iterator[tuple[int, str]]:
+def read_xyz(place: Path, limits: Bounds = Bounds()) -> Iterator[tuple[int, str]]:
     """Yield (N, text) of .xyz files. N is in the second line, `gdb N`; the file's name is not trusted with it."""
-    for name, content in members(place, ".xyz"):
+    for name, content in members(place, ".xyz", limits):
+        if isinstance(content, str):
+            raise InputError(f"{place}: {name}: {content}")
         text = content.decode("ascii", "replace")
         words = text.split("\n", 2)[1].split(maxsplit=2) if text.count("\n") > 1 else []
-        if len(words) < 2 or words[0] != "gdb" or not words[1].isdigit():
+        if len(words) < 2 or words[0] != "gdb" or not words[1].isdecimal():
             raise InputError(f"{place}: {name}: its second line does not start with `gdb N`: not a file of QM9")
         yield int(words[1]), text
 
@@ -108,16 +111,16 @@ def read_sdf(place: Path) -> Iterator[tuple[int, tuple[str, dict[str, str]]]]:
     """Yield (N, (block of gdb9.sdf, row of gdb9.sdf.csv)); both name each molecule `gdb_N` and must agree."""
     folder = place if place.is_dir() else place.parent
     with (
-        (folder / "gdb9.sdf").open() as sdf,
+        (folder / "gdb9.sdf").open(encoding="ascii", errors="replace") as sdf,
         (folder / "gdb9.sdf.csv").open(encoding="utf-8-sig", newline="") as table,
     ):
         rows = csv.DictReader(table)
         for column in ("mol_id", *SDF_COLUMNS):
-            if column not in (rows.fieldnames or []):
-                raise InputError(f"{folder / 'gdb9.sdf.csv'}: no column {column!r}")
+            if (found := list(rows.fieldnames or []).count(column)) != 1:
+                raise InputError(f"{folder / 'gdb9.sdf.csv'}: {found or 'no'} column{'s' * (found > 1)} {column!r}")
         for block, row in itertools.zip_longest(_blocks(sdf), rows):
             names = (block or "\n").split("\n", 1)[0].strip(), (row or {}).get("mol_id")
-            if names[0] != names[1] or not names[0].removeprefix("gdb_").isdigit():
+            if names[0] != names[1] or not names[0].removeprefix("gdb_").isdecimal():
                 raise InputError(f"{folder}: gdb9.sdf has {names[0]!r} where gdb9.sdf.csv has {names[1]!r}")
             yield int(names[0].removeprefix("gdb_")), (block, row)
 

@@ -1,0 +1,57 @@
+"""What a checkpoint states of itself, read without torch and without running anything: for the login side.
+
+Not for: its tensors (train/checkpoint.py).
+"""
+
+import io
+import pickle
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+MOST_BYTES = 16 << 20  # of the archive's table of contents; tensors are files of their own
+
+
+class _Nothing:
+    """Stands for everything in a file that is no plain value."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    def __setstate__(self, _):
+        pass
+
+    def __setitem__(self, *_):
+        pass
+
+
+class _PlainValues(pickle.Unpickler):
+    """Reads plain values; whatever class or function a file names, none is looked up, let alone called."""
+
+    def find_class(self, module: str, name: str) -> type:
+        return _Nothing
+
+    def persistent_load(self, pid: Any) -> None:
+        return None
+
+
+def stated(path: Path) -> dict[str, Any]:
+    """Return the plain values of a checkpoint by their names; {} where it holds none or is in another form."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            (table,) = (member for member in archive.infolist() if member.filename.endswith("/data.pkl"))
+            if table.file_size > MOST_BYTES:
+                return {}
+            content = _PlainValues(io.BytesIO(archive.read(table))).load()
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, EOFError):
+        return {}
+    except (
+        AttributeError,
+        TypeError,
+        KeyError,
+        IndexError,
+        MemoryError,
+    ):  # a pickle that was damaged, or made to harm
+        return {}
+    return content if isinstance(content, dict) else {}
