@@ -2,8 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
+from conftest import ListSource
 
+from hpc_kit.data.prepare import Settings, prepare
+from hpc_kit.data.structures import Structure
 from hpc_kit.plan import make_plan
 from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.job import load_job
@@ -92,6 +96,36 @@ def test_grid_over_whole_models_names_them_in_the_labels(tmp_path):
 def test_grid_that_repeats_a_task_is_refused(tmp_path):
     with pytest.raises(InputError, match="twice"):
         plan_of(tmp_path, JOB + "grid: {train.epochs: [5, 5]}\n")
+
+
+def own_set(folder, *energies: float) -> str:
+    """Prepare molecules whose energies are these, and return a job that trains on the energy."""
+    atoms = {"z": np.array([1, 1]), "pos": np.array([[0.0, 0, 0], [0, 0, 0.74]])}
+    known = [{} if np.isnan(energy) else {"energy": energy} for energy in energies]
+    structures = [Structure(id=f"m{i}", targets=targets | {"n": 1.0}, **atoms) for i, targets in enumerate(known)]
+    prepare(ListSource(structures, energy="eV", n=""), folder, Settings(None), workers=0)
+    return f"name: j\ndata: {{source: shards, path: {folder}, target: energy}}\n"
+
+
+def test_target_that_no_structure_has_is_refused_before_anything_is_queued(tmp_path):
+    with pytest.raises(InputError, match=r"job.yaml:2: data.target: no structure .* a value of 'energy'; allowed: n"):
+        plan_of(tmp_path, own_set(tmp_path / "set", *[np.nan] * 12))
+
+
+def test_set_without_targets_is_refused_before_anything_is_queued(tmp_path):
+    structures = [Structure("m", np.array([1, 1]), np.eye(2, 3), {})]
+    prepare(ListSource(structures), tmp_path / "set", Settings(None), workers=0)
+    with pytest.raises(InputError, match="job.yaml:2: data.target: this data set holds no targets"):
+        plan_of(tmp_path, f"name: j\ndata: {{source: shards, path: {tmp_path}/set, target: energy}}\n")
+
+
+def test_part_that_stays_empty_is_refused_before_anything_is_queued(tmp_path):
+    job = own_set(tmp_path / "set", *[1.0] * 9, *[np.nan] * 20)
+    with pytest.raises(
+        InputError, match="job.yaml:2: data.split: .* 29 graphs, 9 of them with the target, .* to val"
+    ):
+        plan_of(tmp_path, job)
+    assert plan_of(tmp_path, job, "data.target=n", "seeds=[0, 1]").tasks[1].seed == 1
 
 
 def test_folder_without_a_shard_set_is_refused(tmp_path):

@@ -114,8 +114,12 @@ def read_manifest(folder: Path) -> Manifest:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{folder}: not a shard set: it holds no {FILE_NAME}") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
+    except NotADirectoryError:
+        raise InputError(f"{folder}: is a file; a shard set is a folder that holds {FILE_NAME}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is not JSON: {error}") from None
     version = fields.get("schema_version") if isinstance(fields, dict) else None
     if version != SCHEMA:
         raise InputError(f"{path}: schema version {version!r}; this hpc_kit reads version {SCHEMA}")

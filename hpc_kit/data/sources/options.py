@@ -52,7 +52,10 @@ def file(options: dict[str, str], name: str, folder: Path | None = None) -> Path
     for place in places:
         if place.is_file():
             return place
-    raise InputError(f"option {name}={options[name]}: no such file, looked for {' and '.join(map(str, places))}")
+    looked_for = " and ".join(dict.fromkeys(map(str, places)))
+    if any(place.exists() for place in places):
+        raise InputError(f"option {name}={options[name]}: must name a file, and found a folder ({looked_for})")
+    raise InputError(f"option {name}={options[name]}: no such file, looked for {looked_for}")
 
 
 def existing(path: Path | None, source: str, what: str, kind: Literal["file", "folder", "any"] = "any") -> Path:
