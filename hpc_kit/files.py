@@ -94,8 +94,15 @@ def drop_torn_line(path: Path) -> None:
             os.truncate(path, text.rfind(b"\n") + 1)
 
 
+def expect_ordinary(path: Path) -> None:
+    """Raise OSError where `path` is a folder, or a pipe or device, which reading may never come to the end of."""
+    if not stat.S_ISREG(mode := path.stat().st_mode):
+        raise OSError(errno.EINVAL, "is a folder" if stat.S_ISDIR(mode) else "is no ordinary file", str(path))
+
+
 def file_sha256(path: Path) -> str:
     """Return the sha256 of a file, read in pieces."""
+    expect_ordinary(path)
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(1 << 20):

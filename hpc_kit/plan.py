@@ -7,7 +7,6 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, SerializeAsAny, ValidationError, model_validator
@@ -175,8 +174,3 @@ def _image(job: Job) -> str | None:
             raise InputError(f"image: the job asks for {job.image} and this is inside of {name}")
         return None
     return str(file)
-
-
-def whole_path(path: str) -> Path:
-    """Return the path that a user means, from the root on."""
-    return Path(path).expanduser().resolve()

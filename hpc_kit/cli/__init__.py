@@ -1,14 +1,18 @@
 """The commands, a file for each group. Each reads its arguments, calls one room, prints, and sets the exit code:
-0 done, 1 the work failed, 2 the input is wrong, 75 preempted with the work so far kept."""
+0 done, 1 the work failed, 2 the input is wrong, 75 preempted with the work so far kept, 130 interrupted."""
 
+import errno
+import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from hpc_kit import __version__
 from hpc_kit.cli import data, images, runs, sites
+from hpc_kit.files import is_of_disk
 from hpc_kit.spec.errors import PREEMPTED, InputError, Preempted, WorkError
+from hpc_kit.spec.text import printable
 
 app = typer.Typer(
     name="hpc_kit",
@@ -45,21 +49,33 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+        _end(str(error), 2)
     except WorkError as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
+        _end(str(error), 1)
     except Preempted as reason:
-        print(reason, file=sys.stderr)
-        sys.exit(PREEMPTED)
+        _end(str(reason), PREEMPTED)
     except ModuleNotFoundError as error:
         if error.name not in NODE_PACKAGES:
             raise
-        print(f"{error.name} is not installed: on a node, pip install 'hpc-kit[node]'", file=sys.stderr)
-        sys.exit(2)
+        _end(f"{error.name} is not installed: on a node, pip install 'hpc-kit[node]'", 2)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(1)
-    except BrokenPipeError:
-        sys.exit(0)
+        _end("interrupted", 130)
+    except OSError as error:
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else "output: "
+        _end(f"{where}{error.strerror or error}", 1 if is_of_disk(error) else 2)
+    except SystemExit as end:
+        _end("interrupted" if end.code == 130 else "", end.code)
+
+
+def _end(message: str, code: int | str | None) -> NoReturn:
+    """End with `message` and `code`. Where nobody reads what was printed any more, in silence."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries once more, and complains
+        if error.errno != errno.EPIPE:
+            message, code = message or f"output: {error.strerror}", code or 1
+    if message:
+        print(printable(message), file=sys.stderr)
+    sys.exit(code)

@@ -128,8 +128,9 @@ def doctor(
 
 def _wheelhouse(folder: Path | None) -> Path:
     from hpc_kit.images.wheelhouse import CACHE
+    from hpc_kit.spec.shipped import user_path
 
-    return (folder or CACHE).expanduser().absolute()
+    return user_path(folder or CACHE)
 
 
 def _show(found: list[Check], as_json: bool) -> None:

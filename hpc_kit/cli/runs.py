@@ -26,7 +26,10 @@ DetachOption = Annotated[bool, typer.Option("--detach", help="Go on without this
 RUNS = Path("runs")
 
 
-@app.command(epilog="Example: hpc_kit submit --site delta --account abcd-delta-gpu jobs/quickstart.yaml --dry-run")
+@app.command(
+    epilog="Example: hpc_kit submit --site delta --account abcd-delta-gpu quickstart --set resources.gpus_per_rank=1"
+    " --dry-run"
+)
 def submit(
     job: JobArgument,
     site: Annotated[str, typer.Option(help="A site by name, or a site file; 'hpc_kit sites list' shows them.")],
@@ -50,7 +53,7 @@ def submit(
     from hpc_kit.submit import prepare
 
     machine = load_site(site, account, partition)
-    file = load_job(job, [*sets, *([f"resources.walltime={walltime}"] if walltime else [])])
+    file = load_job(job, [*sets, *([f"resources.walltime={walltime}"] if walltime is not None else [])])
     plan = make_plan(file)
     path = _run_path(run, file.job.name)
     blocks, problems = prepare(machine, plan)
@@ -65,7 +68,7 @@ def submit(
         _drive(create_run(path, plan, file.job, machine), plan, machine, detach=detach)
 
 
-@app.command(epilog="Example: apptainer exec image.sif hpc_kit run jobs/quickstart.yaml")
+@app.command(epilog="Example: apptainer exec image.sif hpc_kit run quickstart")
 def run(job: JobArgument, sets: SetOption = [], run: RunOption = None) -> None:
     """Run all tasks of a job here and now, one after the other, without Parsl."""
     from hpc_kit.plan import make_plan
@@ -184,8 +187,12 @@ def _tell_notes(plan) -> None:
 
 def _run_path(run: Path | None, name: str) -> Path:
     from hpc_kit.runs.layout import new_run_path
+    from hpc_kit.spec.text import control_character
 
-    return (run or new_run_path(RUNS, name)).absolute()
+    path = (run or new_run_path(RUNS, name)).absolute()
+    if reason := control_character(str(path)):  # it comes to stand in batch scripts
+        raise InputError(f"--run {str(path)!r}: {reason}")
+    return path
 
 
 def _drive(run, plan, site, parsl: bool = True, detach: bool = False) -> None:

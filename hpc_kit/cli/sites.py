@@ -69,7 +69,7 @@ def sites_check(
     from hpc_kit.submit import prepare
 
     machine = load_site(site, account, partition)
-    plan = make_plan(load_job(job)) if job else None
+    plan = make_plan(load_job(job)) if job is not None else None
     found = check(machine, plan.tasks[0].image if plan else None, on_a_node)
     if plan:
         broken = prepare(machine, plan)[1]

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from hpc_kit.data.manifest import Manifest
+from hpc_kit.files import expect_ordinary
 from hpc_kit.spec.errors import InputError, allowed
+from hpc_kit.spec.shipped import user_path
 from hpc_kit.spec.split import PARTS, Counts, Folds, Fractions, FromFile, Published, Split
 
 MOST_BYTES = 10**9  # of a split file in an archive, unpacked
@@ -62,6 +64,7 @@ def read_split_file(path: Path, dataset_sha256: str) -> tuple[Members, bool]:
     altered since a run wrote it, or is a split of another data set.
     """
     try:
+        expect_ordinary(path)
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 inside = [name for name in archive.namelist() if name.endswith(".json")]
@@ -108,7 +111,7 @@ def resolve_split(split: Split, dataset: Manifest, targets: Sequence[str] = ()) 
     usable = dataset.most_known(targets)
     if isinstance(split, FromFile | Published):
         if isinstance(split, FromFile):
-            path = Path(split.manifest).expanduser().resolve()
+            path = user_path(split.manifest)
             members, _ = read_split_file(path, dataset.sha256)
             sha256 = split_sha256(dataset.sha256, members)
             if split.sha256 not in (None, sha256):

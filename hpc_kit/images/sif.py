@@ -5,6 +5,8 @@ The format is SIF's: a header, and descriptors of 585 bytes that say where each 
 """
 
 import json
+import os
+import stat
 import struct
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,12 +15,14 @@ from typing import Any
 from hpc_kit.files import file_sha256, write_json
 from hpc_kit.images.definition import LABEL
 from hpc_kit.spec.errors import InputError
+from hpc_kit.spec.image import why_missing
 from hpc_kit.spec.site import Site
 
 _MAGIC = b"SIF_MAGIC\0"
 _HEADER = struct.Struct("<32s10s3s3s16s8q")
 _DESCRIPTOR = struct.Struct("<i?3I7q128s384s")
 _JSON = 0x4006
+_MAX_PIECES, _MAX_LABELS = 1024, 1 << 20
 _METADATA = b"inspect-metadata.json"
 
 
@@ -43,8 +47,12 @@ class ImageFile:
 def read_image(path: Path) -> ImageFile:
     """Read an image's labels and hash. Raises InputError where it is none or cannot be read."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise InputError(f"image {path}: is no file; a job runs in a SIF file")
         labels = _labels(path)
         sha256 = image_sha256(path)
+    except FileNotFoundError:
+        raise InputError(why_missing(path)) from None
     except OSError as error:
         raise InputError(
             f"image {path}: cannot be read: {error.strerror}; 'hpc_kit image list' shows what is there"
@@ -69,12 +77,16 @@ def misfits(image: ImageFile, site: Site, gpus: bool) -> list[str]:
 
 
 def image_sha256(path: Path) -> str:
-    """Return the sha256 of an image, kept beside it in NAME.sif.json for as long as its size and time stay."""
-    stat, note = path.stat(), path.with_name(f"{path.name}.json")
-    state = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    """Return the sha256 of an image, kept beside it in NAME.sif.json for as long as its size and time stay.
+
+    That note is believed where the image's owner or this user wrote it.
+    """
+    found, note = path.stat(), path.with_name(f"{path.name}.json")
+    state = {"size": found.st_size, "mtime_ns": found.st_mtime_ns}
     try:
         known = json.loads(note.read_text())
-        if {key: known.get(key) for key in state} == state:
+        written_by = note.lstat().st_uid
+        if {key: known.get(key) for key in state} == state and written_by in (found.st_uid, os.getuid()):
             return known["sha256"]
     except (OSError, ValueError, KeyError, AttributeError):
         pass
@@ -92,11 +104,14 @@ def _labels(path: Path) -> dict[str, str]:
         if len(head) < _HEADER.size or (fields := _HEADER.unpack(head))[1] != _MAGIC:
             raise InputError(f"image {path}: is no SIF file")
         total, offset = fields[8], fields[9]
-        for number in range(min(total, 1024)):
-            file.seek(offset + number * _DESCRIPTOR.size)
-            kind, used, *_rest, name, _ = _DESCRIPTOR.unpack(file.read(_DESCRIPTOR.size))
-            if used and kind == _JSON and name.rstrip(b"\0") == _METADATA:
-                file.seek(_rest[3])
-                found = json.loads(file.read(_rest[4]))
-                return found.get("data", {}).get("attributes", {}).get("labels") or {}
+        try:
+            for number in range(min(total, _MAX_PIECES)):
+                file.seek(offset + number * _DESCRIPTOR.size)
+                kind, used, *rest, name, _ = _DESCRIPTOR.unpack(file.read(_DESCRIPTOR.size))
+                if used and kind == _JSON and name.rstrip(b"\0") == _METADATA and 0 <= rest[4] <= _MAX_LABELS:
+                    file.seek(rest[3])
+                    found = json.loads(file.read(rest[4]))
+                    return found.get("data", {}).get("attributes", {}).get("labels") or {}
+        except (struct.error, OSError, ValueError, AttributeError):
+            raise InputError(f"image {path}: is damaged: its table of contents cannot be read") from None
     return {}

@@ -7,12 +7,13 @@ from typing import Any, Literal
 from pydantic import model_validator
 from rich.console import Console
 
-from hpc_kit.plan import Task, Varied, Works, whole_path
+from hpc_kit.plan import Task, Varied, Works
 from hpc_kit.plan import Work as AnyWork
 from hpc_kit.runs.layout import RunDir
 from hpc_kit.runs.status import TaskStatus
 from hpc_kit.spec.data import Prepare
 from hpc_kit.spec.job import Job as AnyJob
+from hpc_kit.spec.shipped import user_path
 
 
 class Job(AnyJob):
@@ -47,7 +48,7 @@ def works(jobs: Varied) -> Works:
     """Yield each job's one piece of work."""
     for job, _ in jobs:
         paths = {"path": job.prepare.path, "out": job.prepare.out}
-        whole = {key: str(whole_path(path)) if path else None for key, path in paths.items()}
+        whole = {key: str(user_path(path)) if path else None for key, path in paths.items()}
         yield job, Work(prepare=job.prepare.model_copy(update=whole))
 
 

@@ -4,6 +4,7 @@ Not for: YAML itself (yaml_text.py), what the keys mean (job.py, site.py).
 """
 
 import copy
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from hpc_kit.spec.errors import InputError, allowed
+from hpc_kit.spec.shipped import user_path
 from hpc_kit.spec.text import control_character, cut
 from hpc_kit.spec.yaml_text import Key, dotted, parse, read_yaml
 
@@ -184,15 +186,15 @@ def read_extended(path: Path, find: Callable[[str, Path], Path], seen: tuple[Pat
     if "extends" not in document.data:
         return document
     base = document.data["extends"]
-    if path.resolve() in seen or not isinstance(base, str):
+    if user_path(path) in seen or not isinstance(base, str):
         raise document.error(("extends",), "must name another file, not itself in a circle")
     try:
         beside = path.parent / base
-        below = beside if beside.is_file() else find(base, path)
+        below = beside if os.path.isfile(beside) else find(base, path)
     except InputError as error:
         raise document.error(("extends",), str(error)) from None
     data = {key: value for key, value in document.data.items() if key != "extends"}
-    under = read_extended(below, find, (*seen, path.resolve()))
+    under = read_extended(below, find, (*seen, user_path(path)))
     return Document(document.path, _laid_over(under.data, data), under.places | document.places)
 
 

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from hpc_kit.spec.document import Strict, read_extended
 from hpc_kit.spec.errors import InputError, allowed
-from hpc_kit.spec.shipped import find_shipped, shipped_folder
+from hpc_kit.spec.shipped import find_shipped, shipped_folder, user_path
 
 IMAGES = "HPC_KIT_IMAGES"  # the variable that names another folder for images than OWN_IMAGES
 OWN_IMAGES = Path("~/.local/share/hpc_kit/images")
@@ -142,10 +142,20 @@ def recipe_files() -> dict[str, Path]:
 
 def images_folder() -> Path:
     """Return the folder in which images are found by name."""
-    return Path(os.environ.get(IMAGES) or OWN_IMAGES).expanduser()
+    return user_path(os.environ.get(IMAGES) or OWN_IMAGES)
 
 
 def image_file(text: str) -> Path:
     """Return the file that a job's `image:` means: a path, or the name of an image in images_folder()."""
-    by_name = "/" not in text and not text.endswith(".sif") and not Path(text).exists()
-    return images_folder() / f"{text}.sif" if by_name else Path(text).expanduser().resolve()
+    by_name = "/" not in text and not text.endswith(".sif") and not os.path.exists(text)
+    return images_folder() / f"{text}.sif" if by_name else user_path(text)
+
+
+def why_missing(path: Path) -> str:
+    """Return what to say of an image file that is not there, and what to do."""
+    if path.parent != images_folder() or path.suffix != ".sif":
+        return f"image {path}: no such file; an image is a path, or a name of 'hpc_kit image list'"
+    if path.stem in recipe_files():
+        return f"image {path.stem}: is not built: 'hpc_kit image build {path.stem}' writes {path}"
+    names = allowed(path.stem, recipe_files())
+    return f"image {path.stem}: not found here, nor as {path}, and no recipe of that name ships; {names}"

@@ -3,6 +3,7 @@
 Not for: whether a job fits there and what it costs (sites/policy.py).
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,8 +11,8 @@ from pydantic import Field, model_validator
 
 from hpc_kit.spec.document import Strict, read_extended
 from hpc_kit.spec.models import Positive, PositiveFloat
-from hpc_kit.spec.shipped import find_shipped, shipped_folder
-from hpc_kit.spec.walltime import Walltime
+from hpc_kit.spec.shipped import find_shipped, shipped_folder, user_path
+from hpc_kit.spec.walltime import Duration, Walltime
 
 NODE_LOCAL = "HPC_KIT_NODE_LOCAL"  # the variable that tells a task its site's node_local
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -40,7 +41,7 @@ class Partition(Strict):
     nodes: Positive | None = None
     min_nodes: Positive = 1
     max_nodes: Positive | None = None
-    min_walltime: Walltime | None = None
+    min_walltime: Duration | None = None
     max_walltime: Walltime
     max_running: Positive | None = None
     whole_nodes: bool = False
@@ -103,7 +104,7 @@ class Site(Strict):
     interface: str | None = None
     max_blocks: Positive = 4
     poll_s: PositiveFloat = 60.0
-    margin: Walltime = "00:05:00"
+    margin: Duration = "00:05:00"
     slots: Positive | None = None
     retired: str | None = None
     mpi: Literal["mpich", "openmpi"] | None = None
@@ -135,14 +136,14 @@ def load_site(name: str, account: str | None = None, partition: str | None = Non
 
 def site_files() -> dict[str, Path]:
     """Return the site files there are by name, the user's own over those that ship."""
-    own = sorted(OWN_SITES.expanduser().glob("*.yaml"))
+    own = sorted(user_path(OWN_SITES).glob("*.yaml"))
     shipped = sorted(shipped_folder("site_configs").glob("*.yaml"))
     return {file.stem: file for file in [*shipped, *own]}
 
 
 def _find(name: str) -> Path:
-    own = OWN_SITES.expanduser() / f"{name}.yaml"
-    return own if "/" not in name and own.is_file() else find_shipped("site_configs", name)
+    own = user_path(OWN_SITES) / f"{name}.yaml"
+    return own if "/" not in name and os.path.isfile(own) else find_shipped("site_configs", name)
 
 
 def _find_below(name: str, path: Path) -> Path:

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from hpc_kit.data.manifest import Manifest, read_manifest
 from hpc_kit.data.split_file import resolve_split
 from hpc_kit.files import file_sha256
-from hpc_kit.plan import Varied, Works, whole_path
+from hpc_kit.plan import Varied, Works
 from hpc_kit.plan import Work as AnyWork
 from hpc_kit.runs.stated import stated
 from hpc_kit.spec.data import Data
@@ -19,7 +19,7 @@ from hpc_kit.spec.document import Document, Strict
 from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.job import Job as AnyJob
 from hpc_kit.spec.models import Model, SchNet
-from hpc_kit.spec.shipped import shipped_folder
+from hpc_kit.spec.shipped import shipped_folder, user_path
 from hpc_kit.spec.train import Train, Weights
 from hpc_kit.train.summary import print_summary, summarize
 
@@ -155,14 +155,14 @@ def dataset_folder(data: Data) -> Path:
     """Return the folder of the shard set that `data` names."""
     if data.source == "sample":
         return shipped_folder("embedded") / "qm9_sample"
-    return whole_path(data.path or "")
+    return user_path(data.path or "")
 
 
 def _pinned(weights: Weights | None) -> Weights | None:
     """Return `weights` with its whole path and the sha256 of the file. Raises InputError where it is another file."""
     if weights is None:
         return None
-    path = whole_path(weights.path)
+    path = user_path(weights.path)
     try:
         sha256 = file_sha256(path)
     except OSError as error:

@@ -169,7 +169,7 @@ def test_run_goes_on_only_in_the_image_it_began_with(node_cpu, tmp_path):
 
 def test_image_that_is_none_or_nowhere(tmp_path):
     (tmp_path / "x.sif").write_bytes(b"no image" * 100)
-    for image, words in (("x.sif", "is no SIF file"), ("node-gpu", "node-gpu.sif: cannot be read: No such file")):
+    for image, words in (("x.sif", "is no SIF file"), ("node-gpu", "image node-gpu: not found here, nor as ")):
         out = hpc_kit("submit", "--site", "local", "quickstart", "--set", f"image={image}", cwd=tmp_path)
         assert out.returncode == 2 and words in out.stderr and not (tmp_path / "runs").exists()
 

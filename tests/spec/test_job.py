@@ -170,3 +170,45 @@ def test_preparation_runs_on_one_rank(job_file):
     path = job_file("name: own\nkind: prepare\nprepare: {source: qm9, out: set}\nresources: {ranks_per_node: 2}\n")
     with pytest.raises(InputError, match="runs on one rank, with resources.cpus_per_rank processes"):
         load_job(path)
+
+
+@pytest.mark.parametrize(
+    ("walltime", "message"),
+    [
+        ("00:75:00", "'00:75:00' has 75 minutes, and 59 are the most: write '01:15:00'"),
+        ("00:00:90", "'00:00:90' has 90 seconds, and 59 are the most: write '00:01:30'"),
+        ("00:100:00", "'00:100:00' has 100 minutes, and 59 are the most: write '01:40:00'"),
+        ("2:00:00", "each part has two digits: write '02:00:00'"),
+        ("1-12:00:00", "days are counted in hours: write '36:00:00'"),
+        ("7200", "write '02:00:00' if 7200 are seconds"),
+        ("00:00:00", "must be longer than no time at all"),
+        ("30:00", "must be hours:minutes:seconds, as in '02:00:00' (got '30:00')"),
+        ("'0²:00:00'", "must be hours:minutes:seconds, as in '02:00:00' (got '0²:00:00')"),
+        ("2.5", "must be hours:minutes:seconds, as in '02:00:00' (got 2.5)"),
+    ],
+)
+def test_wrong_time_is_named_with_the_right_one(job_file, walltime, message):
+    with pytest.raises(InputError) as caught:
+        load_job(job_file(JOB), [f"resources.walltime={walltime}"])
+    assert str(caught.value).startswith(f"--set resources.walltime={walltime}: resources.walltime: ")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('image: "a\\nb"\n', "job.yaml:7: image: must be one line"),
+        ("track:\n  project: >\n    mine\n", "job.yaml:8: track.project: must be one line"),
+        (
+            'model: {import: "m:C", args: {a: ["x", "\\x1b["]}}\n',
+            "model.args.a.1: must hold no control characters",
+        ),
+        ('model: {import: "m:C", args: {"a\\tb": 1}}\n', "must hold no control characters (U+0009 in it)"),
+        ('"\\x1b[2J": 1\n', "job.yaml:7: \\x1b[2J: "),
+    ],
+)
+def test_text_of_several_lines_or_with_control_characters_is_refused(job_file, text, message):
+    with pytest.raises(InputError) as caught:
+        load_job(job_file(JOB + text))
+    assert message in str(caught.value)
+    assert str(caught.value).isprintable()

@@ -103,3 +103,31 @@ def test_mistake_in_an_own_site_is_named_with_its_place(own, text, message):
 def test_account_of_the_command_line_is_checked_too():
     with pytest.raises(InputError, match="--account .*must match"):
         load_site("delta", account="$(touch harm)")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'account: "a\\n#SBATCH --x"',
+        'account: "a\\n"',
+        'partition: "a\\n"',
+        'description: "a\\rb"',
+        'node_local: "/tmp\\u2028x"',
+        'interface: "a\\0"',
+        'partitions: {cpu: {queue: "a\\nb"}}',
+        'partitions: {cpu: {gpu: "a\\nb"}}',
+        'partitions: {cpu: {queue: "a --b"}}',
+        'environment: {A: "b\\nc"}',
+        'container: {command: "a\\nb"}',
+        'paths: ["/a\\nb"]',
+    ],
+)
+def test_text_of_a_site_that_would_break_a_line_of_a_script_is_refused(own, line):
+    (own / "mine.yaml").write_text(f"extends: delta\nname: mine\n{line}\n")
+    with pytest.raises(InputError, match="mine.yaml:3: .*(must be one line|no control characters|must match)"):
+        load_site("mine")
+
+
+def test_account_given_as_an_option_is_held_to_the_same_rule():
+    with pytest.raises(InputError, match="account: must be one line"):
+        load_site("delta", account="a\n#SBATCH --x")
