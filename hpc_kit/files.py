@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from hpc_kit.spec.errors import InputError, WorkError
+
 # What a disk or a machine does, as against what a user names wrongly: full, over quota, broken, gone, out of handles.
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EFBIG, errno.ENFILE, errno.EMFILE, errno.ENOMEM}
 
@@ -46,6 +48,21 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Replace `path` by `content`, or leave it as it was and raise OSError."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
+
+
+def make_folder(folder: Path, files: Iterable[Path], force: bool) -> None:
+    """Make the folder that `files` are to be written into.
+
+    Raises InputError where that cannot be done, or where one of them is there already and `force` is not given;
+    WorkError where the disk fails.
+    """
+    if not force and (there := next((file for file in files if file.exists()), None)):
+        raise InputError(f"{there}: exists; --force writes it anew")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        kind = WorkError if is_of_disk(error) else InputError
+        raise kind(f"{folder}: cannot be made: {error.strerror}") from None
 
 
 def write_json(path: Path, value: Any) -> None:

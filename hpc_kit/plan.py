@@ -52,7 +52,8 @@ class Task(BaseModel):
 
     `id` ends in a hash of what is computed: kind, seed and the content of `work`, with the data set named by its
     sha256, and files of splits and weights likewise. Resources, image and the job's name are not part of the hash:
-    they say where, not what. `folders` are those outside the run that the task reads or writes.
+    they say where, not what. `folders` are those outside the run that the task reads or writes, `cell` holds the
+    values of the job's grid that this task has.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -65,6 +66,7 @@ class Task(BaseModel):
     image: str | None
     resources: Resources
     folders: list[str]
+    cell: dict[str, Any]
     work: SerializeAsAny[Work]
 
     @model_validator(mode="before")
@@ -159,6 +161,7 @@ def _task(job: Job, cell: dict[str, Any], seed: int, work: Work) -> Task:
         image=_image(job),
         resources=job.resources,
         folders=work.folders(),
+        cell=cell,
         work=work,
     )
 

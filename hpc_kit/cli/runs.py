@@ -172,6 +172,39 @@ def report(run: RunArgument, as_json: JsonOption = False) -> None:
         print_summary(summary, console())
 
 
+@app.command(epilog="Example: hpc_kit export runs/quickstart-20260102-030405 --csv tables")
+def export(
+    run: RunArgument,
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="DIR", help="Write the run's tables there.")] = None,
+    jarvis: Annotated[
+        Path | None, typer.Option("--jarvis", metavar="DIR", help="Write contributions to JARVIS-Leaderboard there.")
+    ] = None,
+    team: Annotated[str, typer.Option(help="The team that submits to the leaderboard.")] = "",
+    email: Annotated[str, typer.Option(help="An address of one of its members.")] = "",
+    project: Annotated[str, typer.Option(metavar="URL", help="Where the work is described.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
+) -> None:
+    """Write a run's epochs, errors and predictions as CSV, or as a submission to JARVIS-Leaderboard."""
+    from hpc_kit.report.export import write_tables
+    from hpc_kit.report.leaderboard import Submitter, write_submission
+    from hpc_kit.runs.layout import RunDir
+
+    if csv is None and jarvis is None:
+        raise InputError("say what to write: --csv DIR, --jarvis DIR or both")
+    if jarvis is not None and not (team and "@" in email and project):
+        raise InputError("the leaderboard wants --team, --email with an @, and --project")
+    try:
+        if csv is not None:
+            for name, rows in write_tables(RunDir(run), csv, force).items():
+                print(f"{csv / name}.csv: {rows} rows")
+        if jarvis is not None:
+            who = Submitter(team, email, project)
+            for folder, names in write_submission(RunDir(run), jarvis, who, force).items():
+                print(f"{folder}: {', '.join(names)}")
+    except OSError as error:
+        raise WorkError(f"{error.filename or csv or jarvis}: cannot be written: {error.strerror}") from None
+
+
 @app.command(epilog="Example: hpc_kit task runs/quickstart-20260102-030405/tasks/quickstart-seed0-0123456789ab")
 def task(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A task directory.")]) -> None:
     """Run one task directory; this is what a node runs."""

@@ -21,7 +21,7 @@ def checkpoint(path, **more):
 
 def test_plain_values_are_read_without_torch(tmp_path):
     path = checkpoint(tmp_path / "best.pt")
-    code = "import sys; from hpc_kit.runs import stated as s; print(s.stated(sys.argv[1])['spec'], 'torch' in sys.modules)"
+    code = "import sys, hpc_kit.runs.stated as s; print(s.stated(sys.argv[1])['spec'], 'torch' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
     assert told.stdout == f"{SPEC} False\n", told.stderr
 
