@@ -147,6 +147,11 @@ def _write_one(source: Source, out: Path, settings: Settings, number: int, recor
             parts.append(part)
         except RejectedError as error:
             rejects.append([id, str(error)])
+        except MemoryError as error:  # not the structure's fault alone: rejected, it would be missing by chance
+            raise WorkError(
+                f"{id}: not enough memory for it: {error}; finished shards are kept: run the same command again with"
+                " fewer --workers or more memory, or leave it out"
+            ) from None
         except Exception as error:  # one bad structure never ends a preparation
             if isinstance(error, OSError) and is_of_disk(error):
                 raise

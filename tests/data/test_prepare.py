@@ -206,6 +206,18 @@ def test_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path):
     assert sha256 == prepare(many(200), tmp_path / "whole", SETTINGS, workers=0).sha256
 
 
+class Hungry(ListSource):
+    def convert(self, id, raw):
+        if id == "m2":
+            np.empty(2**62, np.uint8)
+        return raw
+
+
+def test_structure_without_memory_for_it_ends_the_preparation_by_its_name(tmp_path):
+    with pytest.raises(WorkError, match="m2: not enough memory for it: Unable to allocate 4.00 EiB"):
+        prepare(Hungry(many(5).structures, e="eV"), tmp_path, SETTINGS, workers=0)
+
+
 class Deadly(ListSource):
     """Ends the process that converts its third structure."""
 
