@@ -101,3 +101,11 @@ def test_driver_that_was_taken_over_notices(tmp_path):
     elsewhere(lock.path)
     with pytest.raises(InputError, match="process 7 on login9 has taken this over"):
         lock.beat()
+
+
+def test_lock_is_not_written_through_a_link(tmp_path):
+    (tmp_path / "precious").write_text("thesis")
+    (tmp_path / "lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(InputError, match="lock: cannot be opened for writing"):
+        Lock(tmp_path / "lock").acquire()
+    assert (tmp_path / "precious").read_text() == "thesis"

@@ -178,6 +178,43 @@ def test_hdf5_file_without_the_arrays_is_named(copy):
         read_shard_set(copy, read_manifest(copy))
 
 
+def rewrite(copy, change) -> None:
+    """Change the shard of a set and let the manifest agree, as somebody who hands out data sets can."""
+    shard = copy / "shard-00000.h5"
+    with h5py.File(shard, "r+") as file:
+        change(file)
+    fields = json.loads((copy / "manifest.json").read_text())
+    fields["shards"][0] |= {"bytes": shard.stat().st_size, "sha256": file_sha256(shard)}
+    fields["sha256"] = content_sha256(fields)
+    (copy / "manifest.json").write_text(json.dumps(fields))
+
+
+@pytest.mark.parametrize(
+    ("place", "shape", "right"),
+    [
+        ("atoms/pos", (10**12, 3), r"\(72215, 3\)"),
+        ("graphs/cell", (4000, 3, 10**9), r"\(4000, 3, 3\)"),
+        ("targets/zpve", (10**13,), r"\(4000,\)"),
+        ("graphs/atom_ptr", (4000,), r"\(4001,\)"),
+    ],
+)
+def test_array_that_claims_another_size_is_refused_before_it_is_read(copy, place, shape, right):
+    """A file of a few bytes can claim terabytes of zeros."""
+
+    def claim(file):
+        del file[place]
+        file.create_dataset(place, shape, "f4", chunks=True)
+
+    rewrite(copy, claim)
+    with pytest.raises(InputError, match=f"shard-00000.h5: {place} is of shape .* where manifest.json says {right}"):
+        read_shard_set(copy, read_manifest(copy))
+
+
+def test_target_that_is_called_like_an_array_is_read(tmp_path):
+    manifest = prepare(ListSource([water("w", shift=2.0)], shift="eV"), tmp_path, Settings(None), workers=0)
+    assert read_shard_set(tmp_path, manifest).targets["shift"].tolist() == [2.0]
+
+
 def test_missing_shard_is_named(copy):
     (copy / "shard-00000.h5").unlink()
     with pytest.raises(InputError, match="shard-00000.h5: missing"):
