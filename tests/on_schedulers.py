@@ -12,6 +12,7 @@ from conftest import SMALL, hpc_kit, set_options, start_hpc_kit
 from hpc_kit.files import read_lines
 
 SITE = Path(__file__).parent / "testbed" / "site.yaml"
+COUNTING = ["probe={steps: 5, step_s: 0.1}", "resources.ranks_per_node=1", "resources.walltime=00:01:00"]
 ONE_NODE = ["seeds=[0]", "resources.walltime=00:02:00"]
 
 
@@ -22,10 +23,13 @@ class SiteRun:
         self.folder, self.path, self._site = folder, folder / name, site
         self.driver = None
 
-    def start(self, *overrides: str, partition: str | None = None, detach: bool = False) -> "SiteRun":
+    def start(
+        self, *overrides: str, partition: str | None = None, detach: bool = False, job: str = "quickstart"
+    ) -> "SiteRun":
         more = (["--partition", partition] if partition else []) + (["--detach"] if detach else [])
-        words = ["submit", "--site", self._site, "quickstart", "--run", self.path, *more]
-        self.driver = start_hpc_kit(*words, *set_options([*SMALL, *overrides]), cwd=self.folder)
+        words = ["submit", "--site", self._site, job, "--run", self.path, *more]
+        size = SMALL if job == "quickstart" else COUNTING
+        self.driver = start_hpc_kit(*words, *set_options([*size, *overrides]), cwd=self.folder)
         return self
 
     def resume(self, *more: str) -> "SiteRun":

@@ -1,5 +1,6 @@
 """The driver on a real Slurm of four nodes: packed tasks, tasks of several nodes, and everything that goes wrong."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,9 +11,6 @@ import psutil
 import pytest
 from conftest import SMALL, hpc_kit, set_options
 from on_schedulers import SITE, SiteRun, same, undisturbed
-
-from hpc_kit.files import read_lines
-from hpc_kit.sites.attempt import BLOCK_END
 
 ONE = ["seeds=[0]", "resources.walltime=00:02:00", "train.epochs=60"]
 
@@ -53,6 +51,33 @@ def test_dead_node_is_named_and_its_task_goes_on_elsewhere(slurm, tmp_path):
         f"started: attempt 2, after node_failure: a node of its block {job}" in (tmp_path / "driver.log").read_text()
     )
     same(run.losses(), undisturbed(*ONE))
+
+
+def test_dead_node_of_a_task_of_two_is_named_although_srun_ends_with_an_exit_code(slurm, tmp_path):
+    two = ["resources.nodes=2", "probe={steps: 40, step_s: 0.5}"]
+    run = SiteRun(tmp_path).start(*two, job="probe")
+    job = run.job()
+    run.until(lambda: list(run.path.glob("tasks/*/progress.json")), "the first step")
+    slurm.kill_node(2)
+    run.end()
+    run.done_once()
+    [failure] = run.ends()[:-1]
+    assert (failure["state"], failure["again"]) == ("node_failure", True), failure
+    assert f"a node of its block {job} failed" in failure["reason"] and "NODE_FAIL" in failure["evidence"]
+
+
+def test_killed_worker_pool_is_not_called_preempted(slurm, tmp_path):
+    run = SiteRun(tmp_path).start("probe={steps: 20, step_s: 0.5}", job="probe")
+    run.job()
+    run.until(lambda: list(run.path.glob("tasks/*/progress.json")), "the first step")
+    name = "parsl.executors.high_throughput.process_worker_pool"
+    pools = [p for p in psutil.process_iter(["cmdline"]) if name in (p.info["cmdline"] or ())]
+    [pool] = [p for p in pools if any(str(run.path) in word for word in p.info["cmdline"])]
+    pool.kill()
+    run.end()
+    run.done_once()
+    [end] = run.ends()[:-1]
+    assert (end["state"], end["reason"]) == ("lost", "its worker pool died"), end
 
 
 def test_scancel_behind_our_back_is_named_and_left_to_the_user(slurm, tmp_path):
@@ -232,21 +257,22 @@ def test_used_charge_stands_beside_the_estimate(slurm, tmp_path):
 
 
 @pytest.mark.parametrize("offset", [10800, -10800])
-def test_node_whose_clock_is_wrong_loses_nothing(slurm, tmp_path, offset):
-    """Every Python on the nodes and the block's script have it three hours later, or earlier, than the driver."""
+def test_node_whose_clock_is_wrong_loses_nothing_and_is_named(slurm, tmp_path, offset):
+    """Every Python on the nodes has it three hours later, or earlier, than the driver and the file server."""
     wrong = tmp_path / "clock" / "sitecustomize.py"
     wrong.parent.mkdir()
     wrong.write_text(f"import time\nright = time.time\ntime.time = lambda: right() + {offset}\n")
-    clock = f"export PYTHONPATH={wrong.parent}:$PYTHONPATH {BLOCK_END}=$(( {BLOCK_END} + {offset} ))"
     site = tmp_path / "site.yaml"
-    site.write_text(f'extends: "{SITE}"\nname: skewed\nsetup: ["{clock}"]\n')
-    over = ["seeds=[0]", "resources.walltime=00:02:00"]
-    run = SiteRun(tmp_path, site=site).start(*over)
+    setup = f"export PYTHONPATH={wrong.parent}:$PYTHONPATH"
+    site.write_text(f'extends: "{SITE}"\nname: skewed\nsetup: ["{setup}"]\n')
+    run = SiteRun(tmp_path, site=site).start(job="probe")
     run.end()
     run.done_once()
-    same(run.losses(), undisturbed(*over))
-    times = [line["started_at"] for path in run.path.glob("tasks/*/epochs.jsonl") for line in read_lines(path)]
-    assert abs(times[0] - run.ledger()[0]["time"]) > 10_000  # it really was wrong
+    assert [end["state"] for end in run.ends()] == ["done"]
+    [said] = [path.read_text() for path in run.path.glob("blocks/*.out")]
+    assert f"its clock is 03:00:00 {'ahead of' if offset > 0 else 'behind'} the file server's" in said
+    began = json.loads(next(run.path.glob("tasks/*/metrics.json")).read_text())["began_at"]
+    assert abs(began - run.ledger()[0]["time"]) > 10_000  # it really was wrong
 
 
 def test_secret_is_in_no_file_and_no_command_line(slurm, tmp_path, monkeypatch):

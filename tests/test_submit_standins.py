@@ -49,8 +49,8 @@ def queue(server) -> list[str]:
     ]
 
 
-def start(tmp_path, site, *overrides: str) -> SiteRun:
-    return SiteRun(tmp_path, site).start(*overrides)
+def start(tmp_path, site, *overrides: str, job: str = "quickstart") -> SiteRun:
+    return SiteRun(tmp_path, site).start(*overrides, job=job)
 
 
 def test_tasks_are_packed_and_each_is_done_once(server, site, tmp_path):
@@ -154,8 +154,7 @@ def test_block_without_time_for_a_task_is_given_back_and_the_next_does_it(pbs, t
     """The first block believes that it ends in half a minute. Its tasks are not blamed, however often it refuses."""
     once = f"[ -e {tmp_path}/once ] || {{ touch {tmp_path}/once; export {BLOCK_TIME}=30; }}"
     (tmp_path / "site.yaml").write_text(SITE.format(dialect="pbs") + f"setup: ['{once}']\n")
-    seeds = ["seeds=[0,1,2,3]", "resources.walltime=00:01:00", "train.epochs=1", "resources.cpus_per_rank=1"]
-    run = start(tmp_path, tmp_path / "site.yaml", *seeds)
+    run = start(tmp_path, tmp_path / "site.yaml", "seeds=[0,1,2,3]", job="probe")
     run.end()
     run.done_once()
     assert [end["state"] for end in run.ends()] == ["done"] * 4
@@ -167,7 +166,7 @@ def test_block_without_time_for_a_task_is_given_back_and_the_next_does_it(pbs, t
 
 def test_blocks_that_refuse_every_task_end_the_run_with_the_reason(pbs, tmp_path):
     (tmp_path / "site.yaml").write_text(SITE.format(dialect="pbs") + f"setup: ['export {BLOCK_TIME}=30']\n")
-    run = start(tmp_path, tmp_path / "site.yaml", "seeds=[0]", "resources.walltime=00:01:00")
+    run = start(tmp_path, tmp_path / "site.yaml", job="probe")
     run.end(code=1)
     assert [end["state"] for end in run.ends()] == ["lost"]
     assert "3 blocks in a row took no task at all: " in (tmp_path / "driver.log").read_text()
@@ -181,14 +180,14 @@ def test_scheduler_that_is_away_is_no_mistake_of_the_user(tmp_path, monkeypatch)
         program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     (tmp_path / "site.yaml").write_text(SITE.format(dialect="pbs"))
-    run = start(tmp_path, tmp_path / "site.yaml", "seeds=[0]", "resources.walltime=00:01:00")
+    run = start(tmp_path, tmp_path / "site.yaml", job="probe")
     run.end(code=1)
     assert "the scheduler of site 'pbs' does not answer: qsub:" in (tmp_path / "driver.log").read_text()
 
 
 def test_block_that_dies_says_its_last_lines(pbs, tmp_path):
     (tmp_path / "site.yaml").write_text(SITE.format(dialect="pbs") + "setup: ['echo the licence is gone; exit 3']\n")
-    run = start(tmp_path, tmp_path / "site.yaml", "seeds=[0]", "resources.walltime=00:01:00")
+    run = start(tmp_path, tmp_path / "site.yaml", job="probe")
     run.end(code=1)
     text = (tmp_path / "driver.log").read_text()
     assert text.count("Exit_status=3") == 4 and text.count("  | the licence is gone") == 4  # of each, and at the end

@@ -89,7 +89,7 @@ def _own_word(left: Left, progress: str) -> End | None:
 
 def _outside(left: Left, record: JobRecord | None, progress: str, ours: str) -> End | None:
     """Return what ended the attempt from outside, None where nobody says so."""
-    killed = left.code in (None, 0, PREEMPTED) or abs(_signal(left.code) or 0) in (signal.SIGTERM, signal.SIGKILL)
+    killed = left.code in (None, 0, PREEMPTED) or _signal(left.code) in (signal.SIGTERM, signal.SIGKILL)
     if left.marker.get("ended") == "driver gone":
         ours = ours or "its driver died"
     if ours and (killed or left.failed):
@@ -145,12 +145,14 @@ def _more_time(progress: str) -> str:
 
 
 def _signal(code: int | None) -> int | None:
-    """Return the signal that ended a process, by its exit code or by a shell's."""
-    return None if code is None or 0 <= code <= 128 else -code if code < 0 else code - 128
+    """Return the signal that ended a process, by its exit code or by a shell's; 255 is none, but a container that
+    could not be started."""
+    number = 0 if code is None else -code if code < 0 else code - 128
+    return number if number in signal.valid_signals() else None
 
 
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
-    except ValueError:
+    except ValueError:  # between SIGRTMIN and SIGRTMAX
         return f"signal {number}"

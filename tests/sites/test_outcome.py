@@ -50,6 +50,7 @@ def ended(code: int | None, how: str = "by itself", **more) -> dict:
         (ended(1) | LONELY | {"launched": True}, "running", "lost"),
         (ended(1) | LONELY, None, "failed"),
         (ended(0), None, "failed"),
+        (ended(255), "done", "failed"),  # a container that could not be started, in a block that is well
         (ended(-9), None, "failed"),
         (ended(137), "out_of_memory", "out_of_memory"),
         (ended(-9, out_of_memory=True), None, "out_of_memory"),
@@ -91,6 +92,11 @@ def test_time_limit_says_how_far_it_was_and_what_to_do():
     assert (end.state, end.reason) == ("time_limit", "5 s are left of the time given")
     assert end.hint == "raise resources.walltime or lower train.epochs: it had done 40 of 100 epochs"
     assert judge(Left(**LATE), None, "", "").hint == "raise resources.walltime or lower train.epochs"
+
+
+def test_container_that_could_not_be_started_is_told_in_its_words():
+    left = Left(last_line="FATAL: could not open image node.sif", **ended(255))
+    assert judge(left, record("done"), "", "").reason == "FATAL: could not open image node.sif"
 
 
 def test_signal_without_a_log_is_named_with_nothing_behind_it():
