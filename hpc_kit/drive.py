@@ -10,6 +10,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import Any
 
 from hpc_kit.plan import Task
 from hpc_kit.runs.layout import RunDir, TaskDir
@@ -17,7 +18,8 @@ from hpc_kit.runs.ledger import Entry, Ledger
 from hpc_kit.runs.process import GRACE_S
 from hpc_kit.sites.outcome import AGAIN, End, Left, judge, needs_record
 from hpc_kit.sites.scheduler import ENDED
-from hpc_kit.sites.workers import OwnThread, ThroughParsl
+from hpc_kit.sites.workers import OwnThread, Say, ThroughParsl
+from hpc_kit.spec.walltime import in_words
 
 POLL_S = 0.5
 BEAT_S = 10.0
@@ -25,14 +27,16 @@ RELEASE_S = 5.0
 RECORD_WITHIN_S = 60.0  # how long a block's accounting may lag behind the end of an attempt
 IDLE_ATTEMPTS = 2  # a task that outside causes end so often in a row without getting further fails
 FALSE_STARTS = 10
+SKEW_S = 60.0
 
 
 class Drive:
     """The tasks of one drive: those that wait, those under way, and those that have ended and nobody knows yet
     why."""
 
-    def __init__(self, run: RunDir, ledger: Ledger, pool: OwnThread | ThroughParsl, todo: list[Task]):
-        self._run, self._ledger, self._pool = run, ledger, pool
+    def __init__(self, run: RunDir, ledger: Ledger, pool: OwnThread | ThroughParsl, todo: list[Task], say: Say):
+        self._run, self._ledger, self._pool, self._say = run, ledger, pool, say
+        self._hosts: set[str] = set()  # those whose clocks have been looked at
         self._tasks = {task.id: task for task in todo}
         self._waiting = deque(self._tasks)
         self._futures: dict[Future, str] = {}
@@ -125,6 +129,17 @@ class Drive:
             self._ledger.start(task_id, {"host": process["host"], "job": process["job"]})
             self._jobs[task_id] = process["job"]
             self._pool.started(process["job"])
+            self._look_at_clock(task_id, process)
+
+    def _look_at_clock(self, task_id: str, process: dict[str, Any]) -> None:
+        """Say of a host, once, that its clock is not the file server's. Nothing is decided by it."""
+        host = process["host"]
+        if host not in self._hosts:
+            self._hosts.add(host)
+            off = process["started_at"] - self._run.task(task_id).process.stat().st_mtime
+            if abs(off) > SKEW_S:
+                which = "ahead of" if off > 0 else "behind"
+                self._say(f"the clock of {host} is {in_words(round(abs(off)))} {which} the file server's")
 
     def _collect(self, cancelled: bool) -> None:
         for future, task_id in list(self._futures.items()):

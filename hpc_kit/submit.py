@@ -67,7 +67,7 @@ def drive(
         statuses = Statuses(run, plan, ledger)
         if todo:
             pool = ThroughParsl(run, plan, site, len(todo), say) if parsl else OwnThread()
-            with _cancel_on_signals(run), Drive(run, ledger, pool, todo) as drive, pool:
+            with _cancel_on_signals(run), Drive(run, ledger, pool, todo, say) as drive, pool:
                 drive.follow(lock.beat, lambda: show(statuses.all()))
         states = statuses.all()
         show(states)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import SMALL, hpc_kit, ledger_states, set_options, small_run, start_hpc_kit
+from conftest import SMALL, hpc_kit, ledger_states, probe_run, set_options, small_run, start_hpc_kit
 
 from hpc_kit import submit
 from hpc_kit.files import read_lines
@@ -361,3 +362,37 @@ def test_path_that_parsl_cannot_work_in_is_refused_at_once(tmp_path, character):
     run = small_run(tmp_path / f"my{character}run", "seeds=[0]")
     with pytest.raises(InputError, match="Parsl cannot work in a path with"):
         submit.drive(run, run.read_plan(), run.read_site(), lambda states: None)
+
+
+def test_clock_of_a_node_is_named_once(tmp_path, monkeypatch):
+    """The node's clock is two hours behind where the process is written down."""
+    run, said, right = probe_run(tmp_path / "run", "seeds=[0,1]"), [], time.time
+    monkeypatch.setattr(attempt, "task_command", lambda *_: ["true"])
+    monkeypatch.setattr("hpc_kit.runs.process.time.time", lambda: right() - 7200)
+    submit.drive(run, run.read_plan(), run.read_site(), lambda states: None, parsl=False, say=said.append)
+    assert said == [f"the clock of {socket.gethostname()} is 02:00:00 behind the file server's"]
+
+
+COUNT = ["submit", "--site", "local", "probe", *set_options(["probe={steps: 2, step_s: 0}"])]
+NO_POOL = (
+    "import sys\nif b'process_worker_pool' in open('/proc/self/cmdline', 'rb').read(): sys.exit('no licence left')"
+)
+
+
+def test_long_folder_for_temporary_files_does_not_kill_the_worker_pool(tmp_path):
+    long = tmp_path / ("a-folder-for-temporary-files-with-a-long-name" * 3)
+    long.mkdir()
+    out = hpc_kit(*COUNT, "--set", "resources.ranks_per_node=1", "--run", "run", cwd=tmp_path, TMPDIR=str(long))
+    assert out.returncode == 0, out.stdout + out.stderr
+    assert ledger_states(tmp_path / "run") == ["submitted", "started", "done"]
+    assert list(long.iterdir()) == []
+
+
+def test_worker_pools_that_die_are_reported_with_their_last_words(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(NO_POOL)
+    out = hpc_kit(*COUNT, "--run", "run", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert out.returncode == 1
+    assert "3 worker pools in a row died; the last: the worker pool died with exit code 1" in out.stderr
+    assert (
+        out.stderr.count("SystemExit: no licence left") == 1 and out.stdout.count("SystemExit: no licence left") == 2
+    )

@@ -25,6 +25,7 @@ GRACE_S = 30.0  # from SIGTERM to SIGKILL: for the step under way and a checkpoi
 WARNINGS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # what schedulers send before they end a job
 DEADLINE = "HPC_KIT_DEADLINE"  # seconds since 1970 on the node's clock: when a task must have ended
 BLOCK_ENDING = "HPC_KIT_BLOCK_ENDING"  # a file on the node that is there once its block is ending, and says why
+TMPDIR_OF_TASKS = "HPC_KIT_TMPDIR"  # what $TMPDIR is for a task, where its worker has another; "": not set
 JOB = "HPC_KIT_JOB"  # the scheduler's id of the block that a task runs in
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -56,7 +57,7 @@ def supervise(
     with task.log.open("ab") as log:
         process = subprocess.Popen(
             argv,
-            env=os.environ | environment | told,
+            env=_environment(environment | told),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -80,6 +81,15 @@ def supervise(
     end_session(process.pid)
     code = process.wait()
     return _leave(task, attempt, code, ended, machine.out_of_memory_kills() > kills)
+
+
+def _environment(more: dict[str, str]) -> dict[str, str]:
+    found = os.environ | more
+    theirs = found.pop(TMPDIR_OF_TASKS, None)
+    if theirs is not None:
+        found.pop("TMPDIR", None)
+        found |= {"TMPDIR": theirs} if theirs else {}
+    return found
 
 
 def _leave(task: TaskDir, attempt: int, code: int | None, ended: str, out_of_memory: bool) -> dict:

@@ -4,14 +4,13 @@
   it is made deaf to it, for it would die at once and take them along. No task is started after the warning.
 - The GPUs are those that the scheduler gave to the block, by their names here, not 0, 1, 2.
 - Tasks whose worker has died are ended in order before the block is, and exit.json says why.
-- Its sockets lie in the folder for temporary files, whose path may be too long for them: then a link stands for it.
+- Its temporary files lie in a folder of its own with a short path: names of sockets have an end. The next removes it.
 """
 
 import contextlib
 import os
 import shutil
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -26,14 +25,21 @@ from hpc_kit import machine
 from hpc_kit.files import write_atomically
 from hpc_kit.lock import server_time
 from hpc_kit.ranks import LAUNCHERS
-from hpc_kit.runs.process import BLOCK_ENDING, GRACE_S, WARNINGS, end_processes, end_with_parent, keep_orphans, send
+from hpc_kit.runs.process import (
+    BLOCK_ENDING,
+    GRACE_S,
+    TMPDIR_OF_TASKS,
+    WARNINGS,
+    end_processes,
+    end_with_parent,
+    keep_orphans,
+    send,
+)
 from hpc_kit.sites.attempt import BLOCK_BEGAN, BLOCK_END, BLOCK_TIME
 from hpc_kit.sites.outcome import POOL_DIED
-from hpc_kit.spec.walltime import in_words
 
 POLL_S = 0.2
 PARSL_GRACE_S = 1.0
-SKEW_S = 60.0
 PREFIX = "hpc_kit-pool-"
 SHORT = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 (a folder of its own, closed to others, is made there)
 LONGEST = 60  # a socket's name may have 107 characters; what is put behind the folder has up to 45
@@ -57,7 +63,7 @@ def run_pool(gpus_a_task: int, arguments: list[str]) -> int:
     environment = {name: value for name, value in os.environ.items() if name not in own}
     environment |= block_end(environment)
     with temporary_folder() as folder:
-        environment |= short_temporary(folder) | {BLOCK_ENDING: str(folder / "ending")}
+        environment |= temporary_places(folder) | {BLOCK_ENDING: str(folder / "ending")}
         pool = subprocess.Popen(argv, env=environment, preexec_fn=_deaf)
         _attend(pool, folder / "ending", warned)
         end_processes(_tasks, GRACE_S)
@@ -85,20 +91,14 @@ def _attend(pool: subprocess.Popen, ending: Path, warned: list[float]) -> None:
 def block_end(environment: Mapping[str, str]) -> dict[str, str]:
     """Return the variable that says when the block ends, by this node's own clock; {} outside a block.
 
-    The time since the block began is measured on the file server's clock, because those of nodes may differ. A clock
-    that is wrong by more than SKEW_S is named on stderr.
+    The time since the block began is measured on the file server's clock, because those of nodes may differ.
     """
     if BLOCK_TIME not in environment:
         return {}
     here, used = time.time(), 0.0
     began = Path(environment[BLOCK_BEGAN])
     with contextlib.suppress(OSError):
-        now = server_time(began.parent)
-        used = max(0.0, now - began.stat().st_mtime)
-        if abs(here - now) > SKEW_S:
-            which = "ahead of" if here > now else "behind"
-            host, by = socket.gethostname(), in_words(round(abs(here - now)))
-            print(f"{host}: its clock is {by} {which} the file server's", file=sys.stderr, flush=True)
+        used = max(0.0, server_time(began.parent) - began.stat().st_mtime)
     return {BLOCK_END: f"{here + float(environment[BLOCK_TIME]) - used:.0f}"}
 
 
@@ -113,15 +113,15 @@ def temporary_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def short_temporary(folder: Path) -> dict[str, str]:
-    """Return the variable that names a link in `folder` to the folder for temporary files, {} where that is short
-    enough for the names of sockets."""
-    wanted = tempfile.gettempdir()
-    if len(wanted) <= LONGEST:
-        return {}
-    link = folder / "tmp"
-    link.symlink_to(wanted)
-    return {"TMPDIR": str(link)}
+def temporary_places(folder: Path) -> dict[str, str]:
+    """Return the variables that say where temporary files go: Parsl's into `folder`, since a pool that is killed leaves
+    some, and those of tasks where the user wants them, through a link in `folder` where the path is too long for the
+    names of sockets."""
+    wanted = os.environ.get("TMPDIR", "")
+    if len(wanted) > LONGEST and Path(wanted).is_dir():
+        (folder / "tmp").symlink_to(wanted)
+        wanted = str(folder / "tmp")
+    return {"TMPDIR": str(folder), TMPDIR_OF_TASKS: wanted}
 
 
 def _remove_left(parent: Path) -> None:

@@ -58,7 +58,9 @@ def test_scripts_and_command_lines_are_as_recorded(site, shape):
 def test_shell_reads_every_script(file):
     done = subprocess.run(["bash", "-n", file], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert shlex.split(file.read_text().splitlines()[-1])
+    text = file.read_text()
+    assert shlex.split(text.splitlines()[-1])
+    assert not {*text} & {*"{}"}  # nothing is left to be filled in
 
 
 if __name__ == "__main__":

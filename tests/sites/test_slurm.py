@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hpc_kit.sites.scheduler import ENDED, Block, Followed, SchedulerError
+from hpc_kit.sites.scheduler import ENDED, Block, Followed, SchedulerError, outside_a_job
 from hpc_kit.sites.slurm import Slurm
 
 BLOCK = Block(
@@ -257,3 +257,11 @@ def test_what_an_outer_job_left_behind_reaches_no_block_and_none_of_its_steps(sl
     found = record(queue(tmp_path, body))
     assert found.state == "done"
     assert (tmp_path / "my block.out").read_text() == "[][][]kept 2\n" * 2
+
+
+def test_what_tells_how_a_scheduler_is_reached_is_kept_and_what_is_of_a_job_is_not():
+    own = {"SLURM_CONF": "/etc/slurm.conf", "PBS_SERVER": "pbs01", "PATH": "/bin", "OMP_NUM_THREADS": "4"}
+    inherited = OUTER | {"PBS_NODEFILE": "/a", "PBS_O_QUEUE": "b", "COBALT_JOBID": "1", "OMPI_COMM_WORLD_RANK": "0"}
+    inherited |= {"HPC_KIT_RANK": "1", "HPC_KIT_BLOCK_END": "5", "HPC_KIT_DEADLINE": "5", "HPC_KIT_JOB": "7"}
+    assert outside_a_job(inherited | own) == own
+    assert outside_a_job({"CUDA_VISIBLE_DEVICES": "1"}) == {"CUDA_VISIBLE_DEVICES": "1"}  # the user's own choice
