@@ -114,9 +114,8 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def temporary_places(folder: Path) -> dict[str, str]:
-    """Return the variables that say where temporary files go: Parsl's into `folder`, since a pool that is killed leaves
-    some, and those of tasks where the user wants them, through a link in `folder` where the path is too long for the
-    names of sockets."""
+    """Return the variables that say where temporary files go: Parsl's into `folder`, since a killed pool leaves some;
+    those of tasks where the user wants them, by a link in `folder` where that is too long for names of sockets."""
     wanted = os.environ.get("TMPDIR", "")
     if len(wanted) > LONGEST and Path(wanted).is_dir():
         (folder / "tmp").symlink_to(wanted)
