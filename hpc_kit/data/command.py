@@ -14,6 +14,7 @@ from hpc_kit.ranks import Ranks
 from hpc_kit.spec.data import Prepare
 
 LINE_EVERY_S = 5.0
+_MOST_NAMES = 20  # of columns that were left out, in the summary
 Tell = Callable[[int], None]
 
 
@@ -40,6 +41,12 @@ def summary(folder: Path, manifest: Manifest) -> str:
         lines.append("no targets: this set can be predicted on; to train, prepare it with a table of targets")
     if nowhere := [name for name, count in (manifest.known or {}).items() if not count]:
         lines.append(f"no structure has a value of {', '.join(nowhere)}: these cannot be learned")
+    if manifest.with_forces and not manifest.forces:
+        lines.append(f"it {manifest.without_forces()}; to train on energies alone nothing is needed")
+    if manifest.left_out:
+        more = len(manifest.left_out) - _MOST_NAMES
+        names = ", ".join(manifest.left_out[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+        lines.append(f"left out: {names}; options of the source name what to take (docs/sources.md)")
     return "\n".join(lines)
 
 

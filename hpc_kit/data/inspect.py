@@ -61,6 +61,7 @@ def info(folder: Path) -> dict[str, Any]:
             "min": float(known.min()) if len(known) else None,
             "max": float(known.max()) if len(known) else None,
         }
+    stored = {"element": manifest.graphs, "position": manifest.graphs, "forces": manifest.graphs_with_forces()}
     return {
         "name": manifest.name,
         "sha256": manifest.sha256,
@@ -73,6 +74,8 @@ def info(folder: Path) -> dict[str, Any]:
         "bytes": sum(shard.bytes for shard in manifest.shards),
         "rejected": manifest.rejected,
         "elements": manifest.elements,
+        "per_atom": stored,
+        "left_out": manifest.left_out,
         "splits": {name: {part: len(ids) for part, ids in parts.items()} for name, parts in manifest.splits.items()},
         "atoms_per_graph": _histogram(manifest.atoms_per_graph),
         "edges_per_graph": _histogram(manifest.edges_per_graph),

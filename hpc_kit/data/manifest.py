@@ -46,8 +46,9 @@ class Manifest(_Record):
 
     `graph` holds the settings the stored edges were built with, or None where only atoms are stored and
     edges are built on reading. `atoms_per_graph` and `edges_per_graph` let a sampler size batches without
-    reading a shard. `periodic`: any structure is; `forces`: all have forces; `known`: target -> how many structures
-    have a value of it; None: prepared before this was noted.
+    reading a shard. `periodic`: any structure is; `forces`: all have forces, `with_forces`: how many have;
+    `known`: target -> how many structures have a value of it; None: prepared before this was noted.
+    `left_out` names what the structures carried that is not stored, and whether of the frame or of each atom.
     `rejected` counts what rejects.jsonl lists. `splits` are published ones, name -> part -> ids.
     `prepared` holds the settings that made the set, by which a restart knows its own. `sha256` is the identity
     of the whole set: the same content anywhere has the same.
@@ -61,6 +62,8 @@ class Manifest(_Record):
     elements: list[int]
     periodic: bool | None = None
     forces: bool | None = None
+    with_forces: int | None = None
+    left_out: list[str] = []
     known: dict[str, int] | None = None
     shards: list[Shard]
     atoms_per_graph: list[int]
@@ -91,6 +94,24 @@ class Manifest(_Record):
                 some = [name for name, count in self.known.items() if count]
                 return f"no structure of this data set has a value of {name!r}; {allowed(name, some)}"
         return ""
+
+    def graphs_with_forces(self) -> int | None:
+        """Return how many graphs have forces; None where that was not noted."""
+        return self.with_forces if self.with_forces is not None else (self.graphs if self.forces else None)
+
+    def without_forces(self) -> str:
+        """Return why forces cannot be learned from this set, "" where they can: what follows its name."""
+        if self.forces is not False:
+            return ""
+        if self.with_forces:
+            lack = self.graphs - self.with_forces
+            return (
+                f"has forces for {self.with_forces} of its {self.graphs} graphs, {lack} lack them: prepare"
+                " it anew with --option forces_only=true, which leaves those out"
+            )
+        alike = [name for name in self.left_out if "force" in name.lower()]
+        hint = f", but its structures carried {', '.join(alike)}: prepare it anew with --option forces=NAME"
+        return "holds no forces" + (hint if alike else "")
 
     def most_known(self, targets: Sequence[str]) -> int:
         """Return how many graphs can have all of `targets` at most; with one target, exactly so many have it."""

@@ -135,6 +135,7 @@ def _write_shards(source, out, settings, workers, rank, ranks, show) -> int:
 def _write_one(source: Source, out: Path, settings: Settings, number: int, records: list) -> tuple[int, int]:
     """Convert the records of one shard and write it and its sidecar; return (records, rejects). In a worker."""
     parts, rejects = [], []
+    with_forces, left_out = 0, set()
     for id, raw, fault in records:
         try:
             if fault:
@@ -145,6 +146,8 @@ def _write_one(source: Source, out: Path, settings: Settings, number: int, recor
             if settings.graph is not None:
                 check_edges(part)
             parts.append(part)
+            with_forces += structure.forces is not None
+            left_out.update(structure.left_out)
         except RejectedError as error:
             rejects.append([id, str(error)])
         except MemoryError as error:  # not the structure's fault alone: rejected, it would be missing by chance
@@ -166,7 +169,8 @@ def _write_one(source: Source, out: Path, settings: Settings, number: int, recor
             "edges": [] if arrays.edge_ptr is None else (arrays.edge_ptr[1:] - arrays.edge_ptr[:-1]).tolist(),
             "elements": sorted({int(z) for z in arrays.z}),
             "periodic": bool(arrays.pbc.any()),
-            "forces": arrays.forces is not None and bool(np.isfinite(arrays.forces).all()),
+            "with_forces": with_forces,
+            "left_out": sorted(left_out),
             "known": {name: int(np.isfinite(values).sum()) for name, values in arrays.targets.items()},
         }
     write_json(_sidecar(out, number), sidecar | {"sha256": content_sha256(sidecar)})
@@ -306,7 +310,9 @@ def _write_manifest(source: Source, out: Path, settings: Settings, content: dict
         graph=settings.graph.model_dump() if settings.graph else None,
         elements=sorted({z for sidecar in full for z in sidecar["elements"]}),
         periodic=any(sidecar["periodic"] for sidecar in full),
-        forces=all(sidecar["forces"] for sidecar in full),
+        forces=all(sidecar["with_forces"] == len(sidecar["atoms"]) for sidecar in full),
+        with_forces=sum(sidecar["with_forces"] for sidecar in full),
+        left_out=sorted({name for sidecar in full for name in sidecar["left_out"]}),
         known=known,
         shards=[sidecar["shard"] for sidecar in full],
         atoms_per_graph=[n for sidecar in full for n in sidecar["atoms"]],

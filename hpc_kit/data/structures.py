@@ -20,7 +20,7 @@ class Structure:
     id: unique name within its source. z: [n] uint8 atomic numbers. pos: [n, 3] Angstrom.
     cell: [3, 3] Angstrom, rows are lattice vectors, zeros where not periodic. pbc: [3] bool.
     targets: name -> value in the unit the data set states (missing = NaN).
-    forces: [n, 3] eV/Angstrom and smiles where the source has them.
+    forces: [n, 3] eV/Angstrom and smiles where the source has them. left_out: what else it has, and is not stored.
     """
 
     id: str
@@ -31,6 +31,7 @@ class Structure:
     pbc: np.ndarray = field(default_factory=lambda: np.zeros(3, dtype=bool))
     forces: np.ndarray | None = None
     smiles: str = ""
+    left_out: tuple[str, ...] = ()
 
 
 def completed(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:

@@ -42,11 +42,14 @@ def print_blocks(blocks: list[dict[str, Any]], file: TextIO) -> None:
 def print_shard_set(info: dict[str, Any], console: Console) -> None:
     """Print what `hpc_kit.data.inspect.info` found."""
     size, graphs = info["bytes"], info["graphs"]
+    stored = [_stored(name, count, graphs) for name, count in info["per_atom"].items() if count != 0]
     for line in (
         f"{info['name']}: {graphs} graphs, {info['atoms']} atoms, {info['edges']} edges; {info['rejected']} rejected",
         f"{info['shards']} shards, {size / 1e6:.1f} MB, {size / graphs:.0f} bytes a graph",
         f"graph: {info['graph'] or 'atoms only; edges are built on reading'}",
         f"elements: {info['elements']}",
+        f"per atom: {', '.join(stored)}",
+        *([f"left out: {', '.join(info['left_out'])}"] if info["left_out"] else []),
         f"sha256: {info['sha256']}",
         *(f"{key}: {value}" for key, value in info["source"].items()),
         *(f"split {name}: {parts}" for name, parts in info["splits"].items()),
@@ -66,6 +69,12 @@ def print_shard_set(info: dict[str, Any], console: Console) -> None:
                 bar = "#" * -(-40 * row["count"] // most)
                 text = f"  {row['from']:>6}-{row['to']:<6} {row['count']:>8} {bar}"
                 console.print(text, markup=False, highlight=False)
+
+
+def _stored(name: str, count: int | None, graphs: int) -> str:
+    if count is None:
+        return f"{name}, if at all, in an unknown number of graphs"
+    return name if count == graphs else f"{name} for {count} of {graphs} graphs"
 
 
 def print_failures(run: RunDir, states: list[TaskStatus], console: Console) -> None:

@@ -145,8 +145,8 @@ def _check_data(job: Job, document: Document, folder: Path, manifest: Manifest) 
     if job.data.forces and unit != "eV":
         reason = f"are minus the gradient of an energy in eV, and {job.data.target[0]} is in {unit or 'no unit'}"
         raise document.error(("data", "forces"), reason)
-    if job.data.forces and manifest.forces is False:
-        raise document.error(("data", "forces"), f"{folder} holds no forces")
+    if job.data.forces and (reason := manifest.without_forces()):
+        raise document.error(("data", "forces"), f"{folder} {reason}")
     if manifest.periodic and getattr(job.model, "electrostatics", False):
         raise document.error(("model", "electrostatics"), f"is for molecules, and {folder} holds crystals")
 

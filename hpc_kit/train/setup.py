@@ -59,8 +59,10 @@ def open_data(
             grouping = group_graphs(by, part.z, part.atom_ptr, part.pbc, part.smiles)
         if task.work.train.atom_references:
             elements = count_elements(part.z, part.atom_ptr)
-    if task.work.data.forces and not stores_forces(folder, manifest):
-        raise InputError(f"{folder}: holds no forces, and data.forces asks for them")
+    if task.work.data.forces:
+        reason = manifest.without_forces() or ("" if stores_forces(folder, manifest) else "holds no forces")
+        if reason:
+            raise InputError(f"data.forces: {folder} {reason}")
     known = np.isfinite(store.targets).all(axis=1)
     parts = draw(task.work.data.split, store.ids, known, manifest.sha256, manifest.splits, grouping)
     if main:

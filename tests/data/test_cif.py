@@ -148,7 +148,7 @@ def test_names_before_and_after_1992_agree(old, new):
         (["loop_\n_space_group_symop_magn_operation_xyz\nx,y,z,+1"], "magnetic or modulated"),
         (
             ["loop_\n_space_group_symop_operation_xyz\nx,y,z", "_chemical_formula_sum C", "_cell_formula_units_Z 8"],
-            "the cell holds C1; the file's formula is C 1 with Z = 8",
+            "the cell holds 'C1'; the file's formula is 'C1' with Z = 8",
         ),
     ],
 )
@@ -182,8 +182,8 @@ def test_cif_in_p1_and_with_symmetry_give_the_same_crystal():
         (["_chemical_formula_sum 'C2'", "_cell_formula_units_Z 4"], None),
         (["_chemical_formula_sum '?'", "_cell_formula_units_Z 4"], None),
         (["_chemical_formula_sum 'C'"], None),
-        (["_chemical_formula_sum 'C'", "_cell_formula_units_Z 4"], "the cell holds C8; .* C 1 with Z = 4"),
-        (["_chemical_formula_sum 'C H4'"], "no multiple of the file's formula C 1, H 4"),
+        (["_chemical_formula_sum 'C'", "_cell_formula_units_Z 4"], "the cell holds 'C8'; .* 'C1' with Z = 4"),
+        (["_chemical_formula_sum 'C H4'"], "no multiple of the file's formula 'C1 H4'"),
         (["_chemical_formula_sum 'Si'"], "no multiple"),
     ],
 )
@@ -207,7 +207,7 @@ MULTIPLICITY = "_atom_site_symmetry_multiplicity\n"
 
 def test_other_multiplicity_is_refused():
     content = cif(CUBIC, "C1 C 0.125 0.125 0.125 16\n", name("F d -3 m :2"), columns=MULTIPLICITY)
-    with pytest.raises(RejectedError, match="site C1 has 8 images in the cell, the file says 16"):
+    with pytest.raises(RejectedError, match="site 'C1' has 8 images in the cell, the file says 16"):
         read_cif(content)
 
 
@@ -223,14 +223,14 @@ def test_other_multiplicity_is_refused():
         ("M1 CuAl 0 0 0\n", "", "unknown element symbol|not one element"),
         ("M1 Cu0.6 0 0 0\n", "", "'Cu0.6' is not one element"),
         ("M1 Wat 0 0 0\n", "", "unknown element symbol 'Wat'"),
-        ("Cu1 Cu 0 0 0 0,5\n", "_atom_site_occupancy\n", "occupancy '0,5' of site Cu1 is not a number"),
-        ("Cu1 Cu 0 0 0 0.5(1)\n", "_atom_site_occupancy\n", "site Cu1 is occupied to 0.5"),
-        ("Cu1 Cu 0 0 0 2\n", "_atom_site_occupancy\n", "occupancy 2 of site Cu1 is more than 1"),
-        ("Cu1 Cu 0 0 ?\n", "", "coordinate '\\?' of site Cu1 is not a number"),
+        ("Cu1 Cu 0 0 0 0,5\n", "_atom_site_occupancy\n", "occupancy '0,5' of site 'Cu1' is not a number"),
+        ("Cu1 Cu 0 0 0 0.5(1)\n", "_atom_site_occupancy\n", "site 'Cu1' is occupied to 0.5"),
+        ("Cu1 Cu 0 0 0 2\n", "_atom_site_occupancy\n", "occupancy 2 of site 'Cu1' is more than 1"),
+        ("Cu1 Cu 0 0 ?\n", "", "coordinate '\\?' of site 'Cu1' is not a number"),
         ("Cu1 Cu 0 0 0\nCu2 Cu 0 0\n", "", "incomplete row|Wrong number"),
         ("C1 C 0 0 0 1\nC2 C 0 0 .4 2\n", "_atom_site_disorder_group\n", "2 disorder groups"),
         ("C1 C 0 0 0 -1\n", "_atom_site_disorder_group\n", "disorder about a symmetry element"),
-        ("C1 C 0 0 0\nC2 C 0 0 0.0757\n", "", "two atoms 0.27 Angstrom apart .C[12] and C[12]."),
+        ("C1 C 0 0 0\nC2 C 0 0 0.0757\n", "", "two atoms 0.27 Angstrom apart .'C[12]' and 'C[12]'."),
     ],
 )
 def test_site_that_is_not_one_whole_atom_is_refused(site, column, reason):

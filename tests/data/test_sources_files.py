@@ -16,8 +16,13 @@ from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.collections import g2
 
+from hpc_kit.data.command import summary
+from hpc_kit.data.inspect import info
+from hpc_kit.data.prepare import Settings, prepare
 from hpc_kit.data.sources import open_source
+from hpc_kit.data.sources.atoms import atomic_numbers
 from hpc_kit.data.structures import RejectedError
+from hpc_kit.spec.data import Graph
 from hpc_kit.spec.errors import InputError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -127,6 +132,79 @@ def test_frames_of_an_extxyz_file_carry_targets_and_forces(tmp_path, labelled):
     assert (kept["g2_000003"].forces == 0.5).all()
 
 
+def frames(*columns: str) -> str:
+    """Frames of hydrogen with the columns of atoms named, and an energy under a name of others."""
+    text = ""
+    for i, column in enumerate(columns):
+        properties = "species:S:1:pos:R:3" + (f":{column}:R:3" if column else "")
+        forces = " 0 0 1" if column else ""
+        text += f'2\nProperties={properties} REF_energy={-i}.5 stress="1 2 3 4 5 6 7 8 9"\n'
+        text += f"H 0 0 0{forces}\nD 0 0 {0.7 + i / 100}{forces}\n"
+    return text
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """Five frames, of which the first and the last have no forces."""
+    path = tmp_path / "mixed.extxyz"
+    path.write_text(frames("", *["REF_forces"] * 3, ""))
+    return path
+
+
+def test_options_name_the_columns_of_energy_and_forces(mixed):
+    source = open_source("files", mixed, {"energy": "REF_energy", "forces": "REF_forces"})
+    kept, _ = read(source)
+    assert source.targets["energy"].unit == "eV" and list(source.targets) == ["energy"]
+    assert kept["mixed_000003"].targets == {"energy": -3.5} and (kept["mixed_000003"].forces == [0, 0, 1]).all()
+    assert kept["mixed_000000"].forces is None and kept["mixed_000003"].left_out == ("stress (per frame)",)
+
+
+def test_columns_that_are_not_taken_are_listed_once(mixed, tmp_path):
+    made = prepare(open_source("files", mixed, {}), tmp_path / "set", Settings(Graph(cutoff=2.0)), workers=0)
+    assert made.left_out == ["REF_forces (per atom)", "stress (per frame)"] and made.with_forces == 0
+    assert "left out: REF_forces (per atom), stress (per frame)" in summary(tmp_path / "set", made)
+    assert "carried REF_forces (per atom): prepare it anew with --option forces=NAME" in made.without_forces()
+
+
+def test_frames_without_forces_are_counted_and_can_be_left_out(mixed, tmp_path):
+    named = {"energy": "REF_energy", "forces": "REF_forces"}
+    settings = Settings(Graph(cutoff=2.0))
+    some = prepare(open_source("files", mixed, named), tmp_path / "some", settings, workers=0)
+    assert "has forces for 3 of its 5 graphs, 2 lack them" in some.without_forces()
+    assert "--option forces_only=true" in summary(tmp_path / "some", some)
+    assert info(tmp_path / "some")["per_atom"] == {"element": 5, "position": 5, "forces": 3}
+    whole = prepare(open_source("files", mixed, named | {"forces_only": "true"}), tmp_path / "w", settings, workers=0)
+    assert (whole.graphs, whole.rejected, whole.without_forces()) == (3, 2, "")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"forces": "dft_forces"}, "no column 'dft_forces' of forces; they carry REF_forces: name one with forces="),
+        ({"forces_only": "true"}, "no column 'forces' of forces; they carry REF_forces"),
+        ({"energy": "REF_enrgy"}, "carry no such number; did you mean 'REF_energy'"),
+    ],
+)
+def test_column_that_no_structure_carries_is_an_input_error(mixed, options, reason):
+    with pytest.raises(InputError, match=reason):
+        open_source("files", mixed, options)
+
+
+@pytest.mark.parametrize("name", ["D", "T", "H1", "H+"])
+def test_hydrogen_is_read_under_all_its_names_from_xyz_poscar_and_json(tmp_path, name):
+    (tmp_path / "a.xyz").write_text(f"2\n\n{name} 0 0 0\nO 0 0 1\n")
+    (tmp_path / "b.vasp").write_text(f"x\n1\n4 0 0\n0 4 0\n0 0 4\n{name} O\n1 1\nDirect\n0 0 0\n0 0 .25\n")
+    kept, rejected = read(open_source("files", tmp_path, {}))
+    assert rejected == {} and all(structure.z.tolist() == [1, 8] for structure in kept.values())
+    assert atomic_numbers([name]).tolist() == [1]
+
+
+def test_mixed_site_of_an_xyz_file_is_refused_as_one_of_a_cif_file(tmp_path):
+    (tmp_path / "a.xyz").write_text("1\n\nCu0.6Al0.4 0 0 0\n")
+    (tmp_path / "b.xyz").write_text("1\n\nH 0 0 0\n")
+    assert "is not one element" in read(open_source("files", tmp_path, {}))[1]["a"]
+
+
 def test_rows_of_an_ase_database_carry_targets(tmp_path, labelled):
     with ase.db.connect(tmp_path / "g2.db") as database:
         for i, atoms in enumerate(labelled):
@@ -143,7 +221,7 @@ def test_only_frame_of_a_file_bears_its_name(tmp_path):
 
 def test_number_that_the_structures_do_not_carry_is_an_input_error(tmp_path, labelled):
     ase.io.write(tmp_path / "g2.extxyz", labelled)
-    with pytest.raises(InputError, match="carries no number 'enrgy'; did you mean 'energy'"):
+    with pytest.raises(InputError, match="carry no number 'enrgy'; did you mean 'energy'"):
         open_source("files", tmp_path / "g2.extxyz", {"columns": "enrgy"})
 
 

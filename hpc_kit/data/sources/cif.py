@@ -105,7 +105,7 @@ def _crystal(items: _Items) -> Atoms:
     atoms = next(iter(found.values()))
     if (pair := closest(atoms.positions, cell, np.ones(3, dtype=bool), _DISORDER)) is not None:
         i, j, distance = pair
-        names = " and ".join(labels[atoms.arrays["site"][k]] for k in (i, j))
+        names = " and ".join(repr(labels[atoms.arrays["site"][k]]) for k in (i, j))
         raise RejectedError(f"two atoms {distance:.2f} Angstrom apart ({names}): disorder, or a wrong symmetry")
     del atoms.arrays["site"]
     return atoms
@@ -123,11 +123,11 @@ def _refuse_disorder(items: _Items, labels: list[str]) -> None:
         if value in (".", "?"):
             continue
         if not isinstance(value, (int, float)):
-            raise RejectedError(f"occupancy {value!r} of site {label} is not a number")
+            raise RejectedError(f"occupancy {value!r} of site {label!r} is not a number")
         if value < _FULL:
-            raise RejectedError(f"partial occupancy: site {label} is occupied to {value:g}")
+            raise RejectedError(f"partial occupancy: site {label!r} is occupied to {value:g}")
         if value > 2 - _FULL:
-            raise RejectedError(f"occupancy {value:g} of site {label} is more than 1")
+            raise RejectedError(f"occupancy {value:g} of site {label!r} is more than 1")
     groups = [str(value) for value in items.column("_atom_site_disorder_group")]
     assemblies = [str(value) for value in items.column("_atom_site_disorder_assembly")] or [""] * len(groups)
     pairs = {pair for pair in zip(assemblies, groups, strict=False) if pair[1] not in (*_UNKNOWN, "0")}
@@ -148,7 +148,7 @@ def _sites(items: _Items, labels: list[str], cell: np.ndarray) -> np.ndarray:
     for label, *values in zip(labels, *columns, strict=True):
         for value in values:
             if not isinstance(value, (int, float)):
-                raise RejectedError(f"coordinate {value!r} of site {label} is not a number")
+                raise RejectedError(f"coordinate {value!r} of site {label!r} is not a number")
     sites = np.array(columns, dtype=float).T
     return sites @ np.linalg.inv(cell) if cartesian else sites
 
@@ -195,7 +195,7 @@ def _check_multiplicities(stated: list, labels: list[str], found: Counter, order
     it, how many operations leave the site where it is."""
     for site, value in enumerate(stated[: len(labels)]):
         if isinstance(value, int) and value not in (found[site], order // found[site]):
-            raise RejectedError(f"site {labels[site]} has {found[site]} images in the cell, the file says {value}")
+            raise RejectedError(f"site {labels[site]!r} has {found[site]} images in the cell, the file says {value}")
 
 
 def _check_formula(items: _Items, found: Counter) -> None:
@@ -207,7 +207,7 @@ def _check_formula(items: _Items, found: Counter) -> None:
     if not formula:
         return
     units = items.number("_cell_formula_units_z")
-    written = ", ".join(f"{symbol} {count:g}" for symbol, count in sorted(formula.items()))
+    written = " ".join(f"{symbol}{count:g}" for symbol, count in sorted(formula.items()))
     held = " ".join(f"{symbol}{count}" for symbol, count in sorted(found.items()))
     if units is None:
         some, other = next(iter(formula.items()))
@@ -215,14 +215,14 @@ def _check_formula(items: _Items, found: Counter) -> None:
             abs(found[symbol] * other - found[some] * count) < 0.01 * other for symbol, count in formula.items()
         )
         if not right:
-            raise RejectedError(f"the cell holds {held}, no multiple of the file's formula {written}")
+            raise RejectedError(f"the cell holds {held!r}, no multiple of the file's formula {written!r}")
         return
     right = _equal(found, formula, units)
     if not right and all(float(count).is_integer() for count in formula.values()):
         divisor = gcd(*(int(count) for count in formula.values()))
         right = divisor % units == 0 and _equal(found, formula, 1)
     if not right:
-        raise RejectedError(f"the cell holds {held}; the file's formula is {written} with Z = {units:g}")
+        raise RejectedError(f"the cell holds {held!r}; the file's formula is {written!r} with Z = {units:g}")
 
 
 def _equal(found: Counter, formula: Counter, units: float) -> bool:
