@@ -139,7 +139,7 @@ import os, subprocess, sys
 from pathlib import Path
 from hpc_kit.data.loader import Dataset
 from hpc_kit.spec.errors import WorkError
-from hpc_kit.spec.job import Graph
+from hpc_kit.spec.data import Graph
 
 disk = Path(sys.argv[2])
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "none", str(disk)], check=True)
