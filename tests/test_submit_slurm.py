@@ -54,15 +54,16 @@ def test_dead_node_is_named_and_its_task_goes_on_elsewhere(slurm, tmp_path):
 
 
 def test_dead_node_of_a_task_of_two_is_named_although_srun_ends_with_an_exit_code(slurm, tmp_path):
-    two = ["resources.nodes=2", "probe={steps: 40, step_s: 0.5}"]
+    two = ["resources.nodes=2", "probe={steps: 30, step_s: 0.5}"]
     run = SiteRun(tmp_path).start(*two, job="probe")
     job = run.job()
     run.until(lambda: list(run.path.glob("tasks/*/progress.json")), "the first step")
-    slurm.kill_node(2)
+    slurm.declare_dead(2)
     run.end()
     run.done_once()
     [failure] = run.ends()[:-1]
     assert (failure["state"], failure["again"]) == ("node_failure", True), failure
+    assert "Node failure" in next(run.path.glob("tasks/*/log.txt")).read_text()
     assert f"a node of its block {job} failed" in failure["reason"] and "NODE_FAIL" in failure["evidence"]
 
 

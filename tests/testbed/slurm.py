@@ -149,6 +149,10 @@ class Cluster:
         self._slurmd(NODES[number - 1])
         _wait("the node", lambda: self._idle() + self._busy() == 4, 60)
 
+    def declare_dead(self, number: int) -> None:
+        """Have Slurm take node `number` for dead at once; `clear` takes it back."""
+        run("scontrol", "update", f"NodeName={NODES[number - 1]}", "State=DOWN", "Reason=test")
+
     def shorten(self, job: str, seconds: int) -> None:
         """Have the time limit of a running job come `seconds` from now, to Slurm's precision of some seconds."""
         end = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + seconds))
@@ -178,6 +182,8 @@ class Cluster:
         """Cancel all jobs and wait until every node is idle."""
         run("scancel", "--user=root")
         run("scancel", f"--user={USER}")
+        for node in run("sinfo", "--noheader", "--Node", "--states=down", "--format=%N").split():
+            run("scontrol", "update", f"NodeName={node}", "State=RESUME")
         for number, node in enumerate(NODES, 1):
             if not _lives(STATE / f"{node}.pid"):
                 self.revive_node(number)
