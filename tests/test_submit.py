@@ -207,6 +207,7 @@ def test_killed_driver_then_resume_loses_nothing(tmp_path):
     assert hpc_kit("resume", "run", cwd=tmp_path).returncode == 0
     assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in done_before.items())
     assert epochs_written(run) == 3 * 40
+    assert not {"failed", "preempted"} & {*ledger_states(run)}  # its own clean-up ended them
     undisturbed = hpc_kit(*SUBMIT, "--set", "train.epochs=40", "--run", "other", cwd=tmp_path)
     assert undisturbed.returncode == 0
     for path in run.glob("tasks/*/epochs.jsonl"):

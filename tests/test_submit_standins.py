@@ -1,5 +1,6 @@
 """The driver through PBS and Cobalt: stand-ins that keep a real job table and really run the scripts."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -183,6 +184,37 @@ def test_scheduler_that_is_away_is_no_mistake_of_the_user(tmp_path, monkeypatch)
     run = start(tmp_path, tmp_path / "site.yaml", job="probe")
     run.end(code=1)
     assert "the scheduler of site 'pbs' does not answer: qsub:" in (tmp_path / "driver.log").read_text()
+
+
+def instead(monkeypatch, tmp_path, name: str, body: str) -> None:
+    """Put a command before the stand-in's, which `body` may call as "$real"."""
+    real = shutil.which(name)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / name).write_text(f"#!/bin/bash\nreal={real}\n{body}\n")
+    (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+
+
+def test_block_that_the_scheduler_forgets_while_it_works_is_not_given_up(pbs, tmp_path, monkeypatch):
+    unknown = "{ echo 'qstat: Unknown Job Id' >&2; exit 153; }"
+    instead(monkeypatch, tmp_path, "qstat", f'[ -e {tmp_path}/purged ] && {unknown}; exec "$real" "$@"')
+    (tmp_path / "site.yaml").write_text(SITE.format(dialect="pbs"))
+    run = start(tmp_path, tmp_path / "site.yaml", "probe={steps: 60, step_s: 0.1}", job="probe")
+    run.job()
+    (tmp_path / "purged").touch()
+    run.end()
+    assert [line["state"] for line in run.ledger()] == ["submitted", "started", "done"]
+    pbs.wait(lambda: queue(pbs) == [])
+
+
+def test_blocks_that_never_appear_end_the_run(pbs, tmp_path, monkeypatch):
+    instead(monkeypatch, tmp_path, "qsub", "echo $RANDOM.pbs01")
+    (tmp_path / "site.yaml").write_text(SITE.format(dialect="pbs"))
+    run = start(tmp_path, tmp_path / "site.yaml", job="probe")
+    run.end(code=1)
+    assert [line["state"] for line in run.blocks()] == ["asked", "queued", "forgotten"] * 3
+    said = "3 blocks in a row ended before they started a task: pbs took it and has never shown it"
+    assert said in (tmp_path / "driver.log").read_text()
 
 
 def test_block_that_dies_says_its_last_lines(pbs, tmp_path):

@@ -141,7 +141,8 @@ def _hint(record: JobRecord, progress: str) -> str:
 
 
 def _more_time(progress: str) -> str:
-    return "raise resources.walltime or lower train.epochs" + (f": it had done {progress}" if progress else "")
+    less = " or lower train.epochs" if progress.endswith("epochs") else ""
+    return f"raise resources.walltime{less}" + (f": it had done {progress}" if progress else "")
 
 
 def _signal(code: int | None) -> int | None:

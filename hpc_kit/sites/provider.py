@@ -103,6 +103,10 @@ class BatchProvider(ClusterProvider, RepresentationMixin):
         """Return what the scheduler last said of a block."""
         return self.followed.records.get(job)
 
+    def is_forgotten(self, job: str) -> bool:
+        """Tell whether the scheduler knows nothing of a block any more, which is no word on its end."""
+        return job not in self.ended_by_us and job in self.followed.records and self.record(job).state == "forgotten"
+
     def ask_again(self, job: str) -> JobRecord | None:
         """Ask now what became of one block, which may be of an earlier driver; None where nothing answers."""
         with contextlib.suppress(SchedulerError):

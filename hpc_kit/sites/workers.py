@@ -177,6 +177,8 @@ class ThroughParsl:
             self._kernel.cleanup()
         parsl.clear()
         if self._batch is not None:
+            if forgotten := [job for job in self._batch.resources if self._batch.is_forgotten(job)]:
+                self._batch.cancel(forgotten)  # they may be at work, and Parsl takes them for ended
             names = {job: known["block"] for job, known in self._batch.resources.items()}
             wait_until_gone(self._site, self._batch.followed, self._log, names, self._batch.ended_by_us)
 
@@ -216,7 +218,7 @@ class ThroughParsl:
             return True
         if not self._batch.followed.is_over(job):
             return False
-        if self._batch.record(job).state != "forgotten":
+        if not self._batch.is_forgotten(job):
             return True
         return self._executor.job_ids_to_block.get(job) not in self._executor.connected_blocks()
 

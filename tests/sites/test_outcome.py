@@ -91,7 +91,8 @@ def test_time_limit_says_how_far_it_was_and_what_to_do():
     end = judge(Left(**LATE), None, "", "40 of 100 epochs")
     assert (end.state, end.reason) == ("time_limit", "5 s are left of the time given")
     assert end.hint == "raise resources.walltime or lower train.epochs: it had done 40 of 100 epochs"
-    assert judge(Left(**LATE), None, "", "").hint == "raise resources.walltime or lower train.epochs"
+    assert judge(Left(**LATE), None, "", "4 of 9 steps").hint == "raise resources.walltime: it had done 4 of 9 steps"
+    assert judge(Left(**LATE), None, "", "").hint == "raise resources.walltime"
 
 
 def test_container_that_could_not_be_started_is_told_in_its_words():
