@@ -90,7 +90,7 @@ class Manifest(_Record):
         for name in asked:
             if name not in self.targets:
                 return f"unknown target {name!r}; {allowed(name, self.targets)}"
-            if self.known is not None and not self.known[name]:
+            if self.known is not None and not self.known.get(name, self.graphs):
                 some = [name for name, count in self.known.items() if count]
                 return f"no structure of this data set has a value of {name!r}; {allowed(name, some)}"
         return ""
@@ -115,7 +115,8 @@ class Manifest(_Record):
 
     def most_known(self, targets: Sequence[str]) -> int:
         """Return how many graphs can have all of `targets` at most; with one target, exactly so many have it."""
-        return min((self.known[name] for name in targets), default=self.graphs) if self.known else self.graphs
+        known = self.known or {}
+        return min((known.get(name, self.graphs) for name in targets), default=self.graphs)
 
     @property
     def graphs(self) -> int:
