@@ -5,7 +5,6 @@ knows a third of Slurm's states; their PBSProProvider loses all jobs of a query 
 them; the one for Cobalt is gone. This one keeps what the scheduler says in its own words, for outcome.py.
 """
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from hpc_kit.sites.script import block_script, make_block, on_each_node
 from hpc_kit.spec.site import Site
 from hpc_kit.spec.walltime import in_words
 
+AGAIN_S = 5.0  # between two questions about one block, which may have ended several tasks
 _STATES = {
     "queued": JobState.PENDING,
     "held": JobState.HELD,
@@ -109,9 +109,7 @@ class BatchProvider(ClusterProvider, RepresentationMixin):
 
     def ask_again(self, job: str) -> JobRecord | None:
         """Ask now what became of one block, which may be of an earlier driver; None where nothing answers."""
-        with contextlib.suppress(SchedulerError):
-            self.followed.ask([job])
-        return self.record(job)
+        return self.followed.ask_again(job, min(AGAIN_S, self.site.poll_s))
 
     def answers(self) -> bool:
         """Ask the scheduler something simple, to tell a refusal from silence."""

@@ -3,8 +3,11 @@
 Not for: Parsl (provider.py) or what a job's end means for a task (outcome.py).
 """
 
+import contextlib
+import math
 import os
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -111,6 +114,7 @@ class Followed:
         self._scheduler = scheduler
         self.records: dict[str, JobRecord] = {}
         self._missed: Counter[str] = Counter()  # answers in a row in which a job was not
+        self._asked: dict[str, float] = {}  # when ask_again last did
 
     def ask(self, jobs: Sequence[str]) -> None:
         """Ask once for all `jobs`. Raises SchedulerError; what is known stays."""
@@ -124,6 +128,18 @@ class Followed:
                 told = JobRecord(job, "forgotten", told.evidence if told else f"{self._scheduler.name} {known}")
             if told and (told.state in ENDED or not self.is_over(job)):
                 self.records[job] = told
+
+    def ask_again(self, job: str, every_s: float) -> JobRecord | None:
+        """Ask about one job, unless that was done less than `every_s` ago, and return what is known of it.
+
+        Where nothing answers, what is known stays.
+        """
+        now = time.monotonic()
+        if now - self._asked.get(job, -math.inf) >= every_s:
+            self._asked[job] = now
+            with contextlib.suppress(SchedulerError):
+                self.ask([job])
+        return self.records.get(job)
 
     def is_over(self, job: str) -> bool:
         """Tell whether the scheduler has said that a job has ended."""

@@ -9,7 +9,7 @@ import pytest
 from pbs_jobs import BLOCK, answering, ended, queue, running, state
 
 from hpc_kit.sites.pbs import PBS
-from hpc_kit.sites.scheduler import SchedulerError
+from hpc_kit.sites.scheduler import Followed, SchedulerError
 from hpc_kit.spec.errors import InputError
 
 
@@ -198,3 +198,12 @@ def test_stand_in_answers_in_the_documented_words(pbs, tmp_path):
     row = said("qstat", "-a")[1].splitlines()[-1].split()
     assert row[0] == waiting and row[2:4] == ["debug", "hk-a1-blo*"]
     assert f"Job Id: {job}\n    Job_Name = hk-a1-block-1\n" in said("qstat", "-x", "-f", job)[1]
+
+
+def test_question_about_one_job_is_not_repeated_at_once(monkeypatch, tmp_path):
+    answering(monkeypatch, tmp_path, "Job Id: 7.pbs01\n    job_state = R\n\n")
+    followed = Followed(PBS())
+    assert followed.ask_again("7.pbs01", 60.0).state == "running"
+    answering(monkeypatch, tmp_path, "Job Id: 7.pbs01\n    job_state = F\n    Exit_status = 0\n\n")
+    assert followed.ask_again("7.pbs01", 60.0).state == "running"
+    assert followed.ask_again("7.pbs01", 0.0).state == "done"
