@@ -158,6 +158,7 @@ def test_stop_while_validating_or_testing_repeats_no_step(tmp_path, monkeypatch,
 
 
 def test_checkpoint_inside_an_epoch_is_gone_on_from(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "in_seconds", {"00:00:01": 0.0}.get)
     whole = run_small(tmp_path / "whole")
 
     with monkeypatch.context() as patch:
@@ -170,15 +171,24 @@ def test_checkpoint_inside_an_epoch_is_gone_on_from(tmp_path, monkeypatch):
 
         patch.setattr(loop.Training, "_step", die_in_the_second_epoch)
         with pytest.raises(KeyboardInterrupt):
-            run_small(tmp_path / "cut", "train.checkpoint_every=00:00:00")
+            run_small(tmp_path / "cut", "train.checkpoint_every=00:00:01")
     (last,) = (tmp_path / "cut" / "tasks").glob("*/last.pt")
     progress = torch.load(last, weights_only=True)["progress"]
     assert (progress["epoch"], progress["batch"], len(progress["losses"])) == (1, 5, 5)
-    cut = run_small(tmp_path / "cut", "train.checkpoint_every=00:00:00")
+    cut = run_small(tmp_path / "cut", "train.checkpoint_every=00:00:01")
 
     assert losses(cut) == losses(whole) and cut.path.name == whole.path.name
     assert [x["grad_norm"] for x in read_lines(cut.epochs)] == [x["grad_norm"] for x in read_lines(whole.epochs)]
     assert cut.metrics.read_text() == whole.metrics.read_text()
+
+
+def test_end_of_the_time_given_is_written_as_the_cause(small_task, monkeypatch):
+    monkeypatch.setenv("HPC_KIT_DEADLINE", "1000")
+    with pytest.raises(Preempted):
+        run_task(small_task.path)
+    told = small_task.read_stopped()
+    assert told["cause"] == "time_limit" and "0 s are left of the time given" in told["text"]
+    assert not small_task.last.exists()
 
 
 def test_epochs_come_one_by_one_and_may_be_left(small_task):
@@ -213,6 +223,14 @@ def test_damaged_checkpoint_is_refused_when_training_goes_on(small_task, monkeyp
     content[len(content) // 2] ^= 1
     (small_task.path / name).write_bytes(content)
     with pytest.raises(WorkError, match=rf"{name}: is damaged: its bytes do not fit its checksum. Remove last.pt"):
+        run_task(small_task.path)
+
+
+def test_best_weights_that_are_gone_are_asked_for_at_once(small_task):
+    run_task(small_task.path)
+    small_task.done.unlink()
+    small_task.best.unlink()
+    with pytest.raises(WorkError, match=r"best.pt: cannot be read: No such file"):
         run_task(small_task.path)
 
 

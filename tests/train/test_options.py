@@ -19,7 +19,7 @@ from hpc_kit.data.structures import Structure
 from hpc_kit.files import read_lines
 from hpc_kit.spec.data import Graph
 from hpc_kit.spec.errors import InputError, WorkError
-from hpc_kit.train import measured
+from hpc_kit.train import loop, measured
 
 SGD = ("train.optimizer=sgd", "train.momentum=0", "train.learning_rate=1e-5")
 
@@ -278,8 +278,9 @@ def test_gradient_that_is_not_finite_is_not_stepped_along_and_its_graphs_are_nam
     tmp_path, monkeypatch, own_models, one_flat, at_once
 ):
     monkeypatch.setattr(measured, "AT_ONCE", at_once)
+    monkeypatch.setattr(loop, "in_seconds", {"00:00:01": 0.0}.get)
     options = one_flat(train=[*range(28)], val=[28], test=[29])
-    options += ['model={import: "own_models:Root"}', "train.checkpoint_every=00:00:00", "train.accumulate=3"]
+    options += ['model={import: "own_models:Root"}', "train.checkpoint_every=00:00:01", "train.accumulate=3"]
     message = r"epoch 0, batches (\d+) to \d+: the loss is finite and its gradient's norm is nan; of its 6 graphs it"
     with pytest.raises(WorkError, match=rf"{message} is due to m7\. last.pt keeps what was before") as error:
         run_small(tmp_path / "run", *options)
