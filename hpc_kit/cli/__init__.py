@@ -10,7 +10,6 @@ import typer
 
 from hpc_kit import __version__
 from hpc_kit.cli import data, images, runs, sites
-from hpc_kit.files import is_of_disk
 from hpc_kit.spec.errors import PREEMPTED, InputError, Preempted, WorkError
 from hpc_kit.spec.text import printable
 
@@ -61,6 +60,8 @@ def main() -> None:
     except KeyboardInterrupt:
         _end("interrupted", 130)
     except OSError as error:
+        from hpc_kit.files import is_of_disk
+
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else "output: "
         _end(f"{where}{error.strerror or error}", 1 if is_of_disk(error) else 2)
     except SystemExit as end:

@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 from hpc_kit.spec.errors import InputError, allowed
 from hpc_kit.spec.shipped import user_path
 from hpc_kit.spec.text import control_character, cut
-from hpc_kit.spec.yaml_text import Key, dotted, parse, read_yaml
+from hpc_kit.spec.yaml_text import MAX_DEPTH, Key, dotted, parse, read_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
 MAX_ERRORS = 20  # of one file are told
@@ -82,6 +82,8 @@ class Document:
 
     def with_value(self, key: Key, value: Any, place: str) -> "Document":
         """Return a copy in which `key` holds `value`, as if written at `place`."""
+        if len(key) > MAX_DEPTH:
+            raise InputError(f"{place}: nested deeper than {MAX_DEPTH} levels")
         data = copy.deepcopy(self.data)
         table = data
         for depth, part in enumerate(key[:-1]):

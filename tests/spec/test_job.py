@@ -141,7 +141,7 @@ def test_mistake_in_an_override_names_the_override(job_file):
         load_job(job_file(JOB), ["train.epochs=0"])
 
 
-@pytest.mark.parametrize("text", ["train.epochs", "=3", "train.epochs.more=3"])
+@pytest.mark.parametrize("text", ["train.epochs", "=3", "train.epochs.more=3", f"model.args{'.a' * 5000}=3"])
 def test_malformed_override_is_refused(job_file, text):
     with pytest.raises(InputError, match="--set"):
         load_job(job_file(JOB), [text])
