@@ -2,8 +2,10 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import typer
@@ -127,7 +129,6 @@ def test_output_that_cannot_be_written_is_said_in_a_line(tmp_path, command):
 
 
 def test_interrupt_ends_with_a_word(tmp_path):
-    os.mkfifo(tmp_path / "gate")
     code = (
         "import sys, hpc_kit.images.doctor, _thread; sys.argv = ['hpc_kit', 'doctor', '--quick']\n"
         "hpc_kit.images.doctor.diagnose = lambda *_: _thread.interrupt_main()\n"
@@ -135,3 +136,18 @@ def test_interrupt_ends_with_a_word(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+def test_interrupt_of_a_preparation_ends_its_workers_without_a_word(tmp_path):
+    words = [sys.executable, "-m", "hpc_kit", "data", "prepare", "qm9", "--out", "set", "--workers", "2"]
+    process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not (tmp_path / "set").exists():
+        time.sleep(0.02)
+    time.sleep(0.3)  # the workers are starting now
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert (process.returncode, said) == (130, "interrupted\n")
+    with pytest.raises(ProcessLookupError):
+        for _ in range(200):  # whose parent is gone, is buried by somebody else
+            os.killpg(process.pid, 0)
+            time.sleep(0.05)

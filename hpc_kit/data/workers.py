@@ -6,7 +6,7 @@ Not for: what they do (prepare.py).
 import signal
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.context import SpawnContext
+from multiprocessing.context import SpawnContext, SpawnProcess
 from types import TracebackType
 
 from hpc_kit import machine
@@ -27,6 +27,9 @@ class Workers:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is KeyboardInterrupt:
+            for process in self._context.started:
+                process.terminate()
         self._pool.shutdown(wait=True, cancel_futures=kind is not None)  # all have ended then
         if isinstance(error, BrokenProcessPool):
             killed = machine.out_of_memory_kills() > self._kills
@@ -34,16 +37,28 @@ class Workers:
 
 
 class _Recording(SpawnContext):
-    """The way of starting processes that keeps those it has started: a pool forgets them."""
+    """The way of starting processes that keeps those it has started: a pool forgets them. Ctrl-C, which a terminal
+    sends to all of them, is left to the process that started them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.started: list = []
 
     def Process(self, *args, **kwargs):
-        process = super().Process(*args, **kwargs)
+        process = _Deaf(*args, **kwargs)
         self.started.append(process)
         return process
+
+
+class _Deaf(SpawnProcess):
+    """A process that no SIGINT reaches, from its first moment on: it inherits that the signal is held back."""
+
+    def start(self) -> None:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _death(codes: list[int | None], out_of_memory: bool) -> str:
