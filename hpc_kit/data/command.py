@@ -42,7 +42,7 @@ def summary(folder: Path, manifest: Manifest) -> str:
     if nowhere := [name for name, count in (manifest.known or {}).items() if not count]:
         lines.append(f"no structure has a value of {', '.join(nowhere)}: these cannot be learned")
     if manifest.with_forces and not manifest.forces:
-        lines.append(f"it {manifest.without_forces()}; to train on energies alone nothing is needed")
+        lines.append(f"to train on forces: it {manifest.without_forces()}")
     if manifest.left_out:
         more = len(manifest.left_out) - _MOST_NAMES
         names = ", ".join(manifest.left_out[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")

@@ -1,6 +1,7 @@
 """CIF files: their symmetry in all the ways files state it, and what is refused because a graph would be wrong."""
 
 import io
+import warnings
 from collections import Counter
 
 import ase.io
@@ -10,6 +11,7 @@ import spglib
 from ase import Atoms
 from ase.build import bulk
 from ase.geometry import get_distances
+from conftest import SHARED_DATA
 
 from hpc_kit.data.sources.cif import read_cif
 from hpc_kit.data.structures import RejectedError
@@ -264,3 +266,42 @@ def test_cif_of_two_structures_is_rejected():
 def test_cif_that_is_none_is_rejected():
     with pytest.raises(RejectedError, match="0 structures|not a CIF"):
         read_cif(b"not a crystal")
+
+
+# Real crystals
+
+
+def symmetric_cif(crystal: Atoms, statement: str) -> tuple[bytes, Atoms]:
+    """Return a crystal's standard cell as a CIF file of its different sites, and whole."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        lattice, places, numbers = spglib.standardize_cell(
+            (crystal.cell.array, crystal.get_scaled_positions(), crystal.numbers), symprec=1e-3
+        )
+        found = spglib.get_symmetry_dataset((lattice, places, numbers), symprec=1e-3)
+        kind = spglib.get_spacegroup_type(found.hall_number)
+    whole = Atoms(numbers=numbers, scaled_positions=places, cell=lattice, pbc=True)
+    sites = sorted(set(found.crystallographic_orbits))
+    text = "".join(f"X{i} {whole.symbols[i]} {' '.join(f'{x:.6f}' for x in places[i])}\n" for i in sites)
+    if statement == "hall":
+        item = f"_space_group_name_Hall '{kind.hall_symbol}'"
+    else:
+        item = name(f"{kind.international_full}:{kind.choice}".rstrip(":"))
+    return cif(tuple(whole.cell.cellpar()), text, item), whole
+
+
+@pytest.mark.parametrize("statement", ["hall", "name"])
+def test_jarvis_crystals_come_back_from_their_different_sites(statement):
+    files = sorted((SHARED_DATA / "jarvis_sample").glob("POSCAR-*.vasp"))
+    if not files:
+        pytest.skip("shared/data/jarvis_sample is not beside this repository")
+    reduced = 0
+    for file in files[:25]:
+        content, whole = symmetric_cif(ase.io.read(file), statement)
+        atoms = read_cif(content)
+        reduced += len(whole) > content.count(b"\nX")
+        assert Counter(atoms.symbols) == Counter(whole.symbols), file
+        for first, second in ((atoms, whole), (whole, atoms)):
+            distances = get_distances(first.positions, second.positions, cell=whole.cell, pbc=True)[1]
+            assert distances.min(axis=1).max() < 1e-3, file
+    assert reduced > 15

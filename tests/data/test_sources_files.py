@@ -205,6 +205,20 @@ def test_mixed_site_of_an_xyz_file_is_refused_as_one_of_a_cif_file(tmp_path):
     assert "is not one element" in read(open_source("files", tmp_path, {}))[1]["a"]
 
 
+def test_energy_that_the_first_frame_lacks_is_a_target(tmp_path):
+    (tmp_path / "a.xyz").write_text("1\nProperties=species:S:1:pos:R:3\nH 0 0 0\n1\nenergy=2.0\nH 0 0 0\n")
+    kept, _ = read(open_source("files", tmp_path / "a.xyz", {}))
+    assert math.isnan(kept["a_000000"].targets["energy"]) and kept["a_000001"].targets["energy"] == 2.0
+
+
+def test_atom_of_a_pdb_file_that_is_there_in_part_is_refused(tmp_path):
+    line = "ATOM      1  C   MOL     1       0.000   0.000   0.000  {:.2f}  0.00           C\nEND\n"
+    for name, occupancy in (("whole", 1), ("unset", 0), ("half", 0.5)):
+        (tmp_path / f"{name}.pdb").write_text(line.format(occupancy))
+    kept, rejected = read(open_source("files", tmp_path, {}))
+    assert set(kept) == {"whole", "unset"} and rejected == {"half": "partial occupancy: an atom is occupied to 0.5"}
+
+
 def test_rows_of_an_ase_database_carry_targets(tmp_path, labelled):
     with ase.db.connect(tmp_path / "g2.db") as database:
         for i, atoms in enumerate(labelled):

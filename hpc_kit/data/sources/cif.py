@@ -22,7 +22,7 @@ from hpc_kit.data.sources.atoms import element, element_of_label
 from hpc_kit.data.sources.symmetry import Operations, check_fit, expand, listed_operations, named_operations
 from hpc_kit.data.structures import RejectedError
 
-_FULL = 0.999  # an occupancy below this is partial; files write 1, 1.0 or 1.00(1)
+FULL = 0.999  # an occupancy below this is partial; files write 1, 1.0 or 1.00(1)
 # Sites of one crystal this close (Angstrom) stand for each other: X-ray diffraction finds O-H bonds of 0.6.
 _DISORDER = 0.5
 _UNKNOWN = (None, "", ".", "?")
@@ -62,7 +62,7 @@ class _Items:
             value = self._items.get(name)
             value = value[0] if isinstance(value, list) and value else value
             if value not in _UNKNOWN and value != []:
-                return value.strip().strip("'\"") if isinstance(value, str) else value
+                return value.strip() if isinstance(value, str) else value
         return None
 
     def column(self, *names: str) -> list:
@@ -124,9 +124,9 @@ def _refuse_disorder(items: _Items, labels: list[str]) -> None:
             continue
         if not isinstance(value, (int, float)):
             raise RejectedError(f"occupancy {value!r} of site {label!r} is not a number")
-        if value < _FULL:
+        if value < FULL:
             raise RejectedError(f"partial occupancy: site {label!r} is occupied to {value:g}")
-        if value > 2 - _FULL:
+        if value > 2 - FULL:
             raise RejectedError(f"occupancy {value:g} of site {label!r} is more than 1")
     groups = [str(value) for value in items.column("_atom_site_disorder_group")]
     assemblies = [str(value) for value in items.column("_atom_site_disorder_assembly")] or [""] * len(groups)

@@ -7,11 +7,12 @@ from typing import Any
 
 import ase.db
 import ase.io
+import numpy as np
 from ase import Atoms
 
 from hpc_kit.data.sources.archives import link_fault
 from hpc_kit.data.sources.atoms import with_element_names
-from hpc_kit.data.sources.cif import read_cif
+from hpc_kit.data.sources.cif import FULL, read_cif
 from hpc_kit.data.sources.frames import parse_frame, text_frames
 from hpc_kit.data.structures import RejectedError
 from hpc_kit.files import is_of_disk
@@ -106,4 +107,9 @@ def read_piece(kind: str, content: Any) -> Atoms:
         raise RejectedError(f"not a file that ASE reads: {type(error).__name__}: {error}") from None
     if len(found) != 1:
         raise RejectedError(f"{len(found)} structures in one file; only .xyz, .extxyz, .db and .traj may hold many")
+    occupancy = np.atleast_1d(found[0].arrays.get("occupancy", 1.0)).astype(
+        float
+    )  # of PDB; some programs write 0 for all
+    if ((occupancy > 0) & (occupancy < FULL)).any():
+        raise RejectedError(f"partial occupancy: an atom is occupied to {occupancy[occupancy > 0].min():g}")
     return found[0]

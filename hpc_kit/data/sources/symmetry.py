@@ -140,7 +140,7 @@ def named_operations(
 
 def _split(name: str) -> tuple[str, str]:
     """Return a Hermann-Mauguin symbol without blanks, and the setting that it names: 1, 2, h, r, b1, cab or ""."""
-    symbol, _, code = name.strip().strip("'\"").partition(":")
+    symbol, _, code = name.partition(":")
     words = symbol.split()
     if not code and len(words) > 1 and words[-1].lower() in ("s", "z", "h", "r"):
         symbol, code = " ".join(words[:-1]), words[-1]
