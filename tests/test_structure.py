@@ -7,7 +7,7 @@ from hpc_kit.kinds import ROOMS as ROOMS_OF_KINDS
 
 PACKAGE = Path(__file__).resolve().parent.parent / "hpc_kit"
 FLOORS = [
-    {"checks", "files", "kinds", "lock", "machine", "ranks", "spec", "text"},
+    {"checks", "files", "kinds", "lock", "machine", "ranks", "spec", "svg", "text"},
     {"data", "models", "plan", "probes", "runs"},
     {"sites", "images"},
     {path.name for path in PACKAGE.iterdir() if (path / "run.py").exists()},  # the rooms of kinds
@@ -34,10 +34,11 @@ LOGIN_SIDE = {
     "lock",
     "machine",
     "ranks",
+    "svg",
     "text",
 }
 NODE_SIDE = {"task", "probes", "data", "models"}
-LOGIN_FILES_OF_ROOMS = {"job", "summary"}  # all other files of a room are the node's
+LOGIN_FILES_OF_ROOMS = {"job", "summary", "page"}  # all other files of a room are the node's
 NODE_ONLY_PACKAGES = {"torch", "torch_geometric", "dgl", "deephyper"}
 # What the login side may import of the node side: files without any of those packages.
 FILES_OF_DATA = {"hpc_kit.data.manifest", "hpc_kit.data.split_file"}

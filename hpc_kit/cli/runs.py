@@ -160,8 +160,22 @@ def cancel(run: RunArgument) -> None:
 
 
 @app.command(epilog="Example: hpc_kit report runs/quickstart-20260102-030405 --json")
-def report(run: RunArgument, as_json: JsonOption = False) -> None:
+def report(
+    run: RunArgument,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write a page to look at instead, whole in one file."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the page that is there.")] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Show what the tasks of a run reached and where their time went."""
+    if html is not None:
+        from hpc_kit.report.page import write_page
+        from hpc_kit.runs.layout import RunDir
+
+        print(f"{html}: {write_page(RunDir(run), html, force) / 1e6:.2f} MB")
+        return
     from hpc_kit.report.summary import print_summary, summarize
     from hpc_kit.runs.layout import RunDir
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hpc_kit.files import atomic_path, make_folder
-from hpc_kit.report.rows import TABLES, Row
 from hpc_kit.runs.layout import RunDir
+from hpc_kit.runs.rows import TABLES, Row
 
 
 def write_tables(run: RunDir, folder: Path, force: bool) -> dict[str, int]:

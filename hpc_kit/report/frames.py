@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from hpc_kit.report.rows import TABLES
 from hpc_kit.runs.layout import RunDir
+from hpc_kit.runs.rows import TABLES
 from hpc_kit.spec.errors import InputError
 
 

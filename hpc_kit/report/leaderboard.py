@@ -17,8 +17,8 @@ from typing import Any
 from hpc_kit.data.manifest import read_manifest
 from hpc_kit.files import atomic_path, make_folder, read_lines, write_atomically, write_json
 from hpc_kit.plan import Task
-from hpc_kit.report.rows import Row, prediction_rows
 from hpc_kit.runs.layout import RunDir
+from hpc_kit.runs.rows import Row, prediction_rows
 from hpc_kit.spec.errors import InputError
 
 BENCHMARK = "AI-SinglePropertyPrediction-{target}-dft_3d-test-mae.csv"  # as the leaderboard names its files
@@ -108,7 +108,7 @@ def _metadata(run: RunDir, name: str, tasks: list[Task], who: Submitter) -> dict
         "date_submitted": time.strftime("%m-%d-%Y"),
         "software_used": ", ".join(f"{key} {software[key]}" for key in ("hpc_kit", "torch") if software.get(key)),
         "hardware_used": "; ".join(sorted({_hardware(one) for one in conditions})),
-        "time_taken_seconds": round(sum(walls), 1),
+        "time_taken_seconds": round(sum(walls), 3),
     }
 
 

@@ -16,7 +16,7 @@ from hpc_kit.data.structures import Structure
 from hpc_kit.files import read_lines
 from hpc_kit.report.export import write_tables
 from hpc_kit.report.leaderboard import Submitter, write_submission
-from hpc_kit.report.rows import TABLES
+from hpc_kit.runs.rows import TABLES
 from hpc_kit.spec.data import Graph
 from hpc_kit.spec.errors import InputError
 from hpc_kit.task import run_task

@@ -1,6 +1,7 @@
 """What tests have at hand: a real Slurm, a real Apptainer, and stand-ins for PBS and Cobalt."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from testbed import apptainer as real_apptainer
 from testbed import debian
 from testbed.slurm import Cluster
 from testbed.standins import cobalt, pbs  # noqa: F401
+
+CHROMIUM = "chromium-headless-shell"  # Debian's name of the package and of its command
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +32,15 @@ def apptainer() -> None:
     """A real Apptainer on PATH. HPC_KIT_TESTBED=required fails where it cannot be had."""
     _have_or_skip(real_apptainer.missing())
     real_apptainer.install()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of a real browser without a window. HPC_KIT_TESTBED=required fails where it cannot be had."""
+    if not shutil.which(CHROMIUM):
+        _have_or_skip(debian.missing("a browser"))
+        debian.install((CHROMIUM,), (CHROMIUM, "fonts-dejavu-core"))
+    return shutil.which(CHROMIUM)
 
 
 @pytest.fixture(scope="session")

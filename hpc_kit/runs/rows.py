@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import h5py
+import numpy as np
 
 from hpc_kit.files import read_lines
 from hpc_kit.plan import Plan, Task
@@ -49,17 +51,36 @@ def metric_rows(run: RunDir, plan: Plan) -> Iterator[Row]:
             yield _head(task) | {"target": name, **errors}
 
 
-def prediction_rows(run: RunDir, plan: Plan) -> Iterator[Row]:
-    """Yield a row a structure of the test part and target of each finished task: its true value and the predicted
-    one, in `unit`."""
+@dataclass(frozen=True)
+class Column:
+    """What one finished task predicts of one target: for each structure of the test part its identifier, true and
+    predicted value, [n] each, in `unit`."""
+
+    task: Task
+    target: str
+    unit: str
+    ids: list[str]
+    true: np.ndarray
+    predicted: np.ndarray
+
+
+def predictions(run: RunDir, plan: Plan) -> Iterator[Column]:
+    """Yield what each finished task predicts of each target. Raises InputError where a file cannot be read."""
     for task, targets in _tested(run, plan):
         with _predictions(run, task) as file:
             ids = [id.decode() for id in file["ids"][:]]
             for name in (name for name in targets if name != "forces"):
                 truth, predicted = file["targets"][name], file["predictions"][name]
-                for id, true, value in zip(ids, truth[:].tolist(), predicted[:].tolist(), strict=True):
-                    row = {"id": id, "target": name, "unit": predicted.attrs["unit"]}
-                    yield _head(task) | row | {"true": true, "predicted": value}
+                yield Column(task, name, predicted.attrs["unit"], ids, truth[:], predicted[:])
+
+
+def prediction_rows(run: RunDir, plan: Plan) -> Iterator[Row]:
+    """Yield a row a structure of the test part and target of each finished task: its true value and the predicted
+    one, in `unit`."""
+    for found in predictions(run, plan):
+        head = _head(found.task) | {"target": found.target, "unit": found.unit}
+        for id, true, value in zip(found.ids, found.true.tolist(), found.predicted.tolist(), strict=True):
+            yield head | {"id": id, "true": true, "predicted": value}
 
 
 def force_rows(run: RunDir, plan: Plan) -> Iterator[Row]:
