@@ -47,6 +47,8 @@ def stop_together(watch: Watch, group: Group, flag: bool = False) -> tuple[str |
     """
     text = watch.asked()
     cause = watch.cause if text else ""
+    if group.size == 1:
+        return text, cause, flag
     told = torch.tensor([flag, cause == "time_limit", cause == "preempted"], dtype=torch.int64)
     flag, late, asked = group.sum(told).tolist()
     if not late and not asked:

@@ -28,6 +28,7 @@ from hpc_kit.train.agree import read_together, stop_together
 from hpc_kit.train.checkpoint import save_checkpoint
 from hpc_kit.train.distributed import Group
 from hpc_kit.train.evaluate import predict
+from hpc_kit.train.faults import not_finite
 from hpc_kit.train.objective import Objective
 from hpc_kit.train.scale import Scale
 
@@ -40,7 +41,9 @@ def work() -> None:
         if what == "gradients":
             compare_gradients(group, task)
         elif what == "agree":
-            agree_on_predictions(group, task)
+            data, objective = untrained(task)
+            agree_on_predictions(group, data, objective)
+            agree_on_a_fault(group, data, objective)
             agree_on_a_file(group, out)
         else:
             train(group, what, who)
@@ -79,13 +82,16 @@ def compare_gradients(group: Group, task) -> None:
     group.barrier()
 
 
-def agree_on_predictions(group: Group, task) -> None:
-    """Five batches among all ranks are predicted as by one process; a stop asked of one comes to all at once."""
+def untrained(task) -> tuple[Dataset, Objective]:
+    torch.set_num_threads(1)
     torch.manual_seed(0)
-    work = task.work
-    data = Dataset(Path(work.dataset), work.data.target, work.data.graph)
-    scale = Scale(np.zeros(1), np.ones(1), per_atom=False)
-    objective = Objective(build_model(work.model, work.data.graph), scale, work.train)
+    model = build_model(task.work.model, task.work.data.graph)
+    data = Dataset(Path(task.work.dataset), task.work.data.target, task.work.data.graph)
+    return data, Objective(model, Scale(np.zeros(1), np.ones(1), per_atom=False), task.work.train)
+
+
+def agree_on_predictions(group: Group, data: Dataset, objective: Objective) -> None:
+    """Five batches among all ranks are predicted as by one process; a stop asked of one comes to all at once."""
     index, limits = np.arange(5), Limits(1)
     alone = predict(objective, data, index, limits, Group(Ranks(), group.device))
     together = predict(objective, data, index, limits, group)
@@ -111,6 +117,13 @@ def agree_on_predictions(group: Group, task) -> None:
             assert str(stop) == who
         else:
             raise AssertionError("nobody stopped")
+
+
+def agree_on_a_fault(group: Group, data: Dataset, objective: Objective) -> None:
+    """Each rank tries its share of a bad batch; all name the one graph that the fault is due to."""
+    data._store._targets[3] = float("nan")
+    error = not_finite("the loss is nan", "batch 0", np.arange(5), objective, objective.model, data, group)
+    assert f"of its 5 graphs it is due to {data.ids[3].decode()}." in str(error), error
 
 
 def agree_on_a_file(group: Group, out: TaskDir) -> None:
