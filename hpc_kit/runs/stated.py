@@ -36,6 +36,13 @@ class _PlainValues(pickle.Unpickler):
         return None
 
 
+def looks_like_checkpoint(path: Path) -> bool:
+    """Tell whether a file begins as torch writes one: a zip archive, or before torch 1.6 a pickle."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    return start == b"PK\x03\x04" or start[:1] == b"\x80"
+
+
 def stated(path: Path) -> dict[str, Any]:
     """Return the plain values of a checkpoint by their names; {} where it holds none or is in another form."""
     try:

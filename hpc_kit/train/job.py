@@ -13,7 +13,7 @@ from hpc_kit.data.split_file import resolve_split
 from hpc_kit.files import file_sha256
 from hpc_kit.plan import Varied, Works
 from hpc_kit.plan import Work as AnyWork
-from hpc_kit.runs.stated import stated
+from hpc_kit.runs.stated import looks_like_checkpoint, stated
 from hpc_kit.spec.data import Data
 from hpc_kit.spec.document import Document, Strict
 from hpc_kit.spec.errors import InputError
@@ -173,11 +173,15 @@ def _pinned(weights: Weights | None) -> Weights | None:
 
 
 def _check_fit(weights: Weights | None, job: Job) -> None:
-    """Raise InputError where a checkpoint of this package says that it is of another model than the job's.
+    """Raise InputError where a file is no checkpoint, or is one of this package that names another model than the job.
 
     Other packages' say nothing of the kind; what is in them is compared when the task runs.
     """
-    spec = stated(Path(weights.path)).get("spec") if weights else None
+    if weights is None:
+        return
+    if not looks_like_checkpoint(Path(weights.path)):
+        raise InputError(f"{weights.path}: is no checkpoint: torch did not write it")
+    spec = stated(Path(weights.path)).get("spec")
     if not isinstance(spec, dict):
         return
     asked = job.model.model_dump()

@@ -139,3 +139,10 @@ def test_weights_of_another_architecture_are_refused_before_anything_is_queued(t
     torch.save({"model": {}, "spec": spec}, first)
     with pytest.raises(InputError, match=f"train.start_from: .*best.pt: is of another architecture .*: {told}"):
         small_run(tmp_path / "second", f"model={model}", f"train.start_from={{path: {first}}}")
+
+
+@pytest.mark.parametrize("content", [b"", b"root:x:0:0", b"PK"])
+def test_a_file_that_is_no_checkpoint_is_refused_before_anything_is_queued(tmp_path, content):
+    (tmp_path / "w.pt").write_bytes(content)
+    with pytest.raises(InputError, match="train.start_from: .*w.pt: is no checkpoint: torch did not write it"):
+        small_run(tmp_path / "run", f"train.start_from={{path: {tmp_path}/w.pt}}")
