@@ -173,7 +173,7 @@ def _pinned(weights: Weights | None) -> Weights | None:
 
 
 def _check_fit(weights: Weights | None, job: Job) -> None:
-    """Raise InputError where a file is no checkpoint, or is one of this package that names another model than the job.
+    """Raise InputError where a file is no checkpoint, or one of this package that names another model than the job.
 
     Other packages' say nothing of the kind; what is in them is compared when the task runs.
     """
