@@ -127,7 +127,7 @@ def test_failed_task_is_reported_with_its_log_and_the_others_are_done(tmp_path):
     broken.last.write_bytes(b"not a checkpoint")
     out = hpc_kit(*SUBMIT, "--run", "run", cwd=tmp_path)
     assert out.returncode == 1
-    assert "seed=1: failed" in out.stdout and "last.pt: cannot be read" in out.stdout
+    assert "seed=1: failed" in out.stdout and "last.pt: is no whole checkpoint" in out.stdout
     assert "1 of 3 tasks are not done" in out.stderr
     assert sorted(ledger_states(tmp_path / "run"))[:3] == ["done", "done", "failed"]
 
