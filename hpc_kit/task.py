@@ -13,6 +13,7 @@ from hpc_kit import kinds
 from hpc_kit.files import write_json
 from hpc_kit.ranks import expect_ranks
 from hpc_kit.runs.layout import TaskDir, task_directory
+from hpc_kit.runs.process import ATTEMPT
 from hpc_kit.spec.errors import InputError, Preempted
 
 
@@ -20,7 +21,8 @@ def run_task(folder: Path) -> None:
     """Run the task in `folder` from wherever an earlier attempt left it; of several ranks each calls this.
 
     Raises InputError where the input is wrong, WorkError where the work failed, Preempted where it stopped early. All
-    of it is said in failed.json or stopped.json too, because what stands between may change an exit code.
+    of it is said in failed.json or stopped.json too, because what stands between may change an exit code; not by a
+    process that is run by hand, beside which an attempt may be at work.
     """
     directory = task_directory(folder)
     try:
@@ -29,7 +31,7 @@ def run_task(folder: Path) -> None:
         raise
     except Exception as error:
         with contextlib.suppress(OSError):  # a full disk is in the log
-            if directory.task_file.exists():
+            if ATTEMPT in os.environ:
                 directory.write_failed(error)
         raise
 

@@ -331,6 +331,16 @@ def test_cause_is_what_the_task_wrote_down(tmp_path, monkeypatch, code, word, st
     assert found.state == state and found.reason.startswith(reason)
 
 
+def test_task_that_is_run_by_hand_says_nothing_in_the_name_of_an_attempt(tmp_path):
+    run = probe_run(tmp_path / "run", "seeds=[0]", "probe.ends=failed", "probe.steps=1")
+    folder = run.task(run.read_plan().tasks[0].id)
+    by_hand = hpc_kit("task", folder.path, cwd=tmp_path)
+    assert by_hand.returncode == 1 and not folder.failed.exists()
+    [found] = submit.drive(run, run.read_plan(), run.read_site(), lambda states: None, parsl=False)
+    assert (found.state, found.reason) == ("failed", "it was asked to fail (probe.ends)")
+    assert json.loads(folder.failed.read_text())["error"] == "WorkError"
+
+
 def test_word_of_an_attempt_before_is_not_taken_for_this_ones(tmp_path, monkeypatch):
     run = small_run(tmp_path / "run", "seeds=[0]", "resources.retries=0")
     late = ("stopped", '{"cause": "time_limit", "text": "9 s are left"}')

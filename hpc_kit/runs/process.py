@@ -25,6 +25,7 @@ GRACE_S = 30.0  # from SIGTERM to SIGKILL: for the step under way and a checkpoi
 WARNINGS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # what schedulers send before they end a job
 DEADLINE = "HPC_KIT_DEADLINE"  # seconds since 1970 on the node's clock: when a task must have ended
 BLOCK_ENDING = "HPC_KIT_BLOCK_ENDING"  # a file on the node that is there once its block is ending, and says why
+ATTEMPT = "HPC_KIT_ATTEMPT"  # which attempt at its task a process belongs to; not set for one that is run by hand
 TMPDIR_OF_TASKS = "HPC_KIT_TMPDIR"  # what $TMPDIR is for a task, where its worker has another; "": not set
 JOB = "HPC_KIT_JOB"  # the scheduler's id of the block that a task runs in
 _PR_SET_PDEATHSIG = 1
@@ -52,7 +53,7 @@ def supervise(
         return _leave(task, attempt, None, "cancelled", False)
     for word in (task.stopped, task.failed):
         word.unlink(missing_ok=True)
-    told = {} if deadline is None else {DEADLINE: f"{deadline:.0f}"}
+    told = {ATTEMPT: str(attempt)} | ({} if deadline is None else {DEADLINE: f"{deadline:.0f}"})
     kills = machine.out_of_memory_kills()
     with task.log.open("ab") as log:
         process = subprocess.Popen(

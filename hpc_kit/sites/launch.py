@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hpc_kit.plan import Task
 from hpc_kit.runs.layout import TaskDir
-from hpc_kit.runs.process import DEADLINE, JOB
+from hpc_kit.runs.process import ATTEMPT, DEADLINE, JOB
 from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.job import Resources
 from hpc_kit.spec.site import NODE_LOCAL, Container, Site
@@ -54,7 +54,7 @@ def over_nodes(site: Site, resources: Resources, nodes: Sequence[str], hostfile:
         binding = ["--cpu-bind", "depth", "--depth", str(cpus)]
         return ["mpiexec", "-n", str(ranks), "-ppn", str(each), "--hosts", ",".join(nodes), *binding]
     if site.launcher == "openmpi":
-        names = ("PATH", "LD_LIBRARY_PATH", DEADLINE, JOB, *task_environment(site, resources))
+        names = ("PATH", "LD_LIBRARY_PATH", ATTEMPT, DEADLINE, JOB, *task_environment(site, resources))
         told = [word for name in names for word in ("-x", name)]
         place = ["--map-by", f"ppr:{each}:node:PE={cpus}", "--bind-to", "core"]
         return ["mpirun", "-n", str(ranks), "--hostfile", str(hostfile), *place, *told]

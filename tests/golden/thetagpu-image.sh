@@ -18,4 +18,4 @@ singularity exec --nv --bind /scratch/me/my-runs/a --bind EMBEDDED/qm9_sample --
 PYTHON -m hpc_kit.sites.pool 0 ARGUMENTS
 
 # a task
-OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1 HPC_KIT_NODE_LOCAL=/local/scratch mpirun -n 4 --hostfile /scratch/me/my-runs/a/tasks/t/hosts.txt --map-by ppr:2:node:PE=1 --bind-to core -x PATH -x LD_LIBRARY_PATH -x HPC_KIT_DEADLINE -x HPC_KIT_JOB -x OMP_NUM_THREADS -x PYTHONUNBUFFERED -x HPC_KIT_NODE_LOCAL singularity exec --nv --bind /scratch/me/my-runs/a --bind EMBEDDED/qm9_sample --bind /grand --bind /home '/scratch/me/node cuda.sif' hpc_kit task /scratch/me/my-runs/a/tasks/t
+OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1 HPC_KIT_NODE_LOCAL=/local/scratch mpirun -n 4 --hostfile /scratch/me/my-runs/a/tasks/t/hosts.txt --map-by ppr:2:node:PE=1 --bind-to core -x PATH -x LD_LIBRARY_PATH -x HPC_KIT_ATTEMPT -x HPC_KIT_DEADLINE -x HPC_KIT_JOB -x OMP_NUM_THREADS -x PYTHONUNBUFFERED -x HPC_KIT_NODE_LOCAL singularity exec --nv --bind /scratch/me/my-runs/a --bind EMBEDDED/qm9_sample --bind /grand --bind /home '/scratch/me/node cuda.sif' hpc_kit task /scratch/me/my-runs/a/tasks/t
