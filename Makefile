@@ -1,6 +1,7 @@
 # make quickstart: from a clone to trained models. make test: from a clone to passed tests.
-# PYTHON=python3.12 chooses the interpreter, PIP_FLAGS is passed to every pip install.
+# PYTHON=python3.12 chooses the interpreter, PIP_FLAGS is passed to every pip install, TESTS=4 runs tests in four processes.
 PYTHON ?= python3
+TESTS ?= 2
 PIP_FLAGS ?=
 INSTALL = .venv/bin/python -m pip install -q $(PIP_FLAGS) -c constraints.txt
 
@@ -12,7 +13,7 @@ quickstart: .venv/.node
 test: .venv/.test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/pytest
+	.venv/bin/pytest -n $(TESTS) --dist loadgroup
 
 format: .venv/.test
 	.venv/bin/ruff check --fix .

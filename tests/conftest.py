@@ -5,10 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from hpc_kit.cli import main
 from hpc_kit.data.manifest import Target
 from hpc_kit.data.structures import Structure
 from hpc_kit.plan import make_plan
@@ -32,6 +34,9 @@ SMALL = [
     "model={name: schnet, hidden: 16, filters: 16, interactions: 2, gaussians: 10}",
     "train={epochs: 4, batch_size: 16, learning_rate: 1e-3}",
 ]
+
+# A task that counts to 50 in five seconds, and loads no torch.
+PROBE = ["probe={steps: 50, step_s: 0.1}", "resources.ranks_per_node=1"]
 
 
 def set_options(overrides: list[str]) -> list[str]:
@@ -74,7 +79,7 @@ def small_run(path: Path, *overrides: str) -> RunDir:
 
 def probe_run(path: Path, *overrides: str) -> RunDir:
     """Make a run directory of a probe, a task that counts and loads no torch, without starting anything."""
-    file = load_job("probe", ["probe={steps: 5, step_s: 0.1}", "resources.ranks_per_node=1", *overrides])
+    file = load_job("probe", [*PROBE, *overrides])
     return create_run(path, make_plan(file), file.job, load_site("local"))
 
 
@@ -104,6 +109,17 @@ class ListSource:
         return raw
 
 
+# What is made once for several tests, and takes long or is there only once: its name, and that of the tests' group.
+SHARED = {"slurm_cluster": "testbed", "apptainer": "testbed", "installed": "installed", "submitted": "submitted"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of several processes of pytest (-n), one has all tests of a group."""
+    for item in items:
+        for name in SHARED.keys() & set(item.fixturenames):
+            item.add_marker(pytest.mark.xdist_group(SHARED[name]))
+
+
 @pytest.fixture(autouse=True)
 def own_signals():
     """Give back what a training that was asked to end leaves deaf."""
@@ -111,6 +127,21 @@ def own_signals():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> Callable:
+    """Runs a command as hpc_kit() does, but in this process: for commands that read, show or refuse."""
+
+    def call(*arguments: str | Path) -> subprocess.CompletedProcess:
+        monkeypatch.chdir(tmp_path)
+        argv = ["hpc_kit", *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", argv)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return subprocess.CompletedProcess(argv, ended.value.code or 0, *capfd.readouterr())
+
+    return call
 
 
 @pytest.fixture

@@ -1,19 +1,22 @@
-"""What the tests on schedulers share: a run on a site, watched from outside as a user would."""
+"""What the tests on schedulers share: a run on a site, watched from outside as a user would.
+
+Most runs are probes, tasks that count: they start in a blink, and their logs tell whether a step was lost or done
+twice. A few train, and must have the losses of a training that nothing has disturbed.
+"""
 
 import functools
 import json
+import re
 import tempfile
 import time
 from pathlib import Path
 
 import pytest
-from conftest import SMALL, hpc_kit, set_options, start_hpc_kit
+from conftest import PROBE, SMALL, hpc_kit, set_options, start_hpc_kit
 
 from hpc_kit.files import read_lines
 
 SITE = Path(__file__).parent / "testbed" / "site.yaml"
-COUNTING = ["probe={steps: 5, step_s: 0.1}", "resources.ranks_per_node=1", "resources.walltime=00:01:00"]
-ONE_NODE = ["seeds=[0]", "resources.walltime=00:02:00"]
 
 
 class SiteRun:
@@ -23,13 +26,16 @@ class SiteRun:
         self.folder, self.path, self._site = folder, folder / name, site
         self.driver = None
 
-    def start(
-        self, *overrides: str, partition: str | None = None, detach: bool = False, job: str = "quickstart"
-    ) -> "SiteRun":
-        more = (["--partition", partition] if partition else []) + (["--detach"] if detach else [])
-        words = ["submit", "--site", self._site, job, "--run", self.path, *more]
-        size = SMALL if job == "quickstart" else COUNTING
-        self.driver = start_hpc_kit(*words, *set_options([*size, *overrides]), cwd=self.folder)
+    def train(self, *overrides: str, partition: str | None = None) -> "SiteRun":
+        return self._submit("quickstart", [*SMALL, *overrides], partition)
+
+    def probe(self, *overrides: str, partition: str | None = None) -> "SiteRun":
+        return self._submit("probe", [*PROBE, *overrides], partition)
+
+    def _submit(self, job: str, overrides: list[str], partition: str | None) -> "SiteRun":
+        words = ["submit", "--site", self._site, job, "--run", self.path]
+        words += ["--partition", partition] if partition else []
+        self.driver = start_hpc_kit(*words, *set_options(overrides), cwd=self.folder)
         return self
 
     def resume(self, *more: str) -> "SiteRun":
@@ -55,8 +61,9 @@ class SiteRun:
         lines = self.until(lambda: [line for line in self.ledger() if line["state"] == "started"], "a start")
         return lines[-1]["job"]
 
-    def epochs(self) -> int:
-        return sum(len(read_lines(path)) for path in self.path.glob("tasks/*/epochs.jsonl"))
+    def progress(self) -> int:
+        """Return how many epochs or steps all tasks have done."""
+        return sum(json.loads(path.read_text())["done"] for path in self.path.glob("tasks/*/progress.json"))
 
     def until(self, condition, what: str, seconds: float = 90.0):
         deadline = time.monotonic() + seconds
@@ -66,9 +73,9 @@ class SiteRun:
             time.sleep(0.1)
         return value
 
-    def until_trained(self, epochs: int = 2) -> None:
-        before = self.epochs()
-        self.until(lambda: self.epochs() >= before + epochs, f"{epochs} epochs")
+    def until_further(self, by: int = 2) -> None:
+        before = self.progress()
+        self.until(lambda: self.progress() >= before + by, f"{by} epochs or steps")
 
     def losses(self) -> dict[str, list[float]]:
         """Return the training losses of every task, in the order of epochs; each epoch must be there once."""
@@ -85,6 +92,19 @@ class SiteRun:
         tasks = [task["id"] for task in json.loads((self.path / "plan.json").read_text())["tasks"]]
         assert sorted(done) == sorted(tasks)
         assert all((self.path / "tasks" / task / "done.json").exists() for task in tasks)
+
+    def counted_once(self) -> None:
+        """Check that probes went on where they had been: no step was done twice, and none left out."""
+        self.done_once()
+        for log in self.path.glob("tasks/*/log.txt"):
+            steps = [int(number) for number in re.findall(r"^step (\d+)/", log.read_text(), re.MULTILINE)]
+            ends = [end for end in self.ends() if end["task"] == log.parent.name]
+            assert steps == sorted(set(steps)), log
+            # The count is on disk before it is in the log: a kill may come in between.
+            assert steps[-1] - len(steps) < len(ends) and steps[-1] == self._total(log.parent), log
+
+    def _total(self, task: Path) -> int:
+        return json.loads((task / "progress.json").read_text())["total"]
 
 
 def undisturbed(*overrides: str) -> dict[str, list[float]]:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import SMALL, hpc_kit, set_options, small_run
+from conftest import SMALL, set_options, small_run
 
 from hpc_kit.files import read_lines
 
@@ -43,11 +43,11 @@ for path in disk.glob("run/tasks/*/epochs.jsonl"):
 @pytest.mark.parametrize(
     "name", ["my job", "it's", 'a"b', "$(touch harm)", "`touch harm`", "a\nb", "-rf", "../up", "a;touch harm", ""]
 )
-def test_name_that_a_shell_could_read_is_refused(tmp_path, name):
+def test_name_that_a_shell_could_read_is_refused(command, tmp_path, name):
     job = {"name": name, "kind": "train", "data": {"source": "sample", "target": "zpve"}, "model": {"name": "schnet"}}
     (tmp_path / "job.yaml").write_text(json.dumps(job))
-    out = hpc_kit("submit", "--site", "local", "job.yaml", "--run", "run", cwd=tmp_path)
-    assert out.returncode == 2 and "name: must match" in out.stderr
+    out = command("submit", "--site", "local", "job.yaml", "--run", "run")
+    assert out.returncode == 2 and "name: must " in out.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["job.yaml"]
 
 
@@ -76,7 +76,7 @@ def test_run_of_somebody_else_may_be_read_and_not_touched(tmp_path):
 )
 def test_disk_that_fills_up_ends_the_run_and_resume_goes_on(tmp_path):
     (tmp_path / "disk").mkdir()
-    options = set_options([*SMALL, "seeds=[0]", "train.epochs=60"])
+    options = set_options([*SMALL, "seeds=[0]", "train.epochs=25"])
     script = ["unshare", "-rm", sys.executable, "-c", FULL_DISK, tmp_path / "disk", "submit", "--site", "local"]
     out = subprocess.run([*script, "quickstart", *options], cwd=tmp_path, capture_output=True, text=True, timeout=240)
     print(out.stdout + out.stderr)
@@ -85,4 +85,4 @@ def test_disk_that_fills_up_ends_the_run_and_resume_goes_on(tmp_path):
     assert "No space left on device" in out.stdout and "Traceback" not in out.stderr
     assert "again: 0" in out.stdout
     (tmp_path / "epochs.jsonl").write_text(out.stdout[out.stdout.index('{"') :])
-    assert [line["epoch"] for line in read_lines(tmp_path / "epochs.jsonl")] == list(range(60))
+    assert [line["epoch"] for line in read_lines(tmp_path / "epochs.jsonl")] == list(range(25))

@@ -5,22 +5,22 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, SMALL, hpc_kit, set_options, small_run
+from conftest import PROBE, ROOT, SMALL, hpc_kit, probe_run, set_options, small_run
 
 from hpc_kit.spec.job import load_job
 
 COMMANDS = ["submit", "run", "task", "status", "logs", "cancel", "resume", "report"]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_has_an_example(tmp_path, command):
-    out = hpc_kit(command, "--help", cwd=tmp_path)
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_an_example(command, name):
+    out = command(name, "--help")
     assert out.returncode == 0
     assert "Example: " in out.stdout
 
 
-def test_dry_run_prints_each_task_with_its_command_and_starts_nothing(tmp_path):
-    out = hpc_kit("submit", "--site", "local", "quickstart", "--dry-run", "--run", "run", cwd=tmp_path)
+def test_dry_run_prints_each_task_with_its_command_and_starts_nothing(command, tmp_path):
+    out = command("submit", "--site", "local", "quickstart", "--dry-run", "--run", "run")
     assert out.returncode == 0
     lines = [line.strip() for line in out.stdout.splitlines() if " -m hpc_kit task " in line]
     assert len(lines) == 3
@@ -30,12 +30,9 @@ def test_dry_run_prints_each_task_with_its_command_and_starts_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_command_of_a_dry_run_runs_the_task(tmp_path):
-    run = small_run(tmp_path / "run", "seeds=[0]")
-    shown = hpc_kit(
-        "submit", "--site", "local", "quickstart", *set_options([*SMALL, "seeds=[0]"]), "--dry-run", "--run", "run",
-        cwd=tmp_path,
-    ).stdout  # fmt: skip
+def test_command_of_a_dry_run_runs_the_task(command, tmp_path):
+    run = probe_run(tmp_path / "run")
+    shown = command("submit", "--site", "local", "probe", *set_options(PROBE), "--dry-run", "--run", "run").stdout
     subprocess.run(["bash", "-c", shown.splitlines()[-1]], check=True, capture_output=True)
     assert run.task(run.read_plan().tasks[0].id).is_done()
 
@@ -78,16 +75,17 @@ def test_login_side_starts_without_the_node_side(tmp_path, name):
         (["task", "nowhere"], "not a task directory"),
     ],
 )
-def test_wrong_input_gets_a_message_and_exit_code_2(tmp_path, arguments, message):
-    out = hpc_kit(*arguments, cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
+def test_wrong_input_gets_a_message_and_exit_code_2(command, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    out = command(*arguments)
     assert out.returncode == 2
     assert message in out.stderr and "Traceback" not in out.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_unwritable_place_for_runs_gets_a_message(tmp_path):
+def test_unwritable_place_for_runs_gets_a_message(command, tmp_path):
     (tmp_path / "runs").write_text("a file, not a folder")
-    out = hpc_kit("run", "quickstart", *set_options(SMALL), cwd=tmp_path)
+    out = command("run", "quickstart", *set_options(SMALL))
     assert out.returncode == 2
     assert "runs" in out.stderr and "Traceback" not in out.stderr
 
@@ -100,20 +98,20 @@ def test_task_that_is_being_worked_on_is_refused(small_task, tmp_path):
     assert out.returncode == 2 and "works on this task" in out.stderr
 
 
-def test_status_and_logs_of_a_run(tmp_path):
+def test_status_and_logs_of_a_run(command, tmp_path):
     run = small_run(tmp_path / "runs" / "first", "seeds=[0, 1]")
-    states = json.loads(hpc_kit("status", "runs/first", "--json", cwd=tmp_path).stdout)
+    states = json.loads(command("status", "runs/first", "--json").stdout)
     assert [(task["label"], task["state"], task["total"]) for task in states] == [
         ("seed=0", "planned", 4),
         ("seed=1", "planned", 4),
     ]
-    assert "2 planned" in hpc_kit("status", cwd=tmp_path).stdout
+    assert "2 planned" in command("status").stdout
     for task in run.read_plan().tasks:
         run.task(task.id).log.write_text(f"log of {task.label}\n")
-    assert "log of seed=0" in hpc_kit("logs", "runs/first", cwd=tmp_path).stdout
-    one = hpc_kit("logs", "runs/first", "seed=1", cwd=tmp_path)
+    assert "log of seed=0" in command("logs", "runs/first").stdout
+    one = command("logs", "runs/first", "seed=1")
     assert one.stdout == "log of seed=1\n"
-    wrong = hpc_kit("logs", "runs/first", "seed=7", cwd=tmp_path)
+    wrong = command("logs", "runs/first", "seed=7")
     assert wrong.returncode == 2 and "no task is called 'seed=7'" in wrong.stderr
 
 
@@ -122,13 +120,13 @@ def test_job_that_ships_is_valid(job):
     assert load_job(job).job.name == job
 
 
-def test_prepare_job_is_shown_before_it_runs(tmp_path):
-    out = hpc_kit("submit", "--site", "local", "prepare-qm9", "--dry-run", cwd=tmp_path)
+def test_prepare_job_is_shown_before_it_runs(command):
+    out = command("submit", "--site", "local", "prepare-qm9", "--dry-run")
     assert out.returncode == 0, out.stderr
     assert "prepare qm9" in out.stdout
 
 
-def test_training_on_shards_that_are_not_there_is_refused(tmp_path):
-    out = hpc_kit("run", "qm9-zpve", "--set", "resources.gpus_per_rank=0", cwd=tmp_path)
+def test_training_on_shards_that_are_not_there_is_refused(command):
+    out = command("run", "qm9-zpve", "--set", "resources.gpus_per_rank=0")
     assert out.returncode == 2
     assert "qm9-zpve.yaml:6: data.path: " in out.stderr and "holds no manifest.json" in out.stderr

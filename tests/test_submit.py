@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import SMALL, hpc_kit, ledger_states, probe_run, set_options, small_run, start_hpc_kit
+from conftest import PROBE, SMALL, hpc_kit, ledger_states, probe_run, set_options, small_run, start_hpc_kit
 
 from hpc_kit import submit
 from hpc_kit.files import read_lines
@@ -20,8 +21,9 @@ from hpc_kit.sites import attempt
 from hpc_kit.spec.errors import InputError
 
 SUBMIT = ["submit", "--site", "local", "quickstart", *set_options(SMALL)]
-LONG = ["--set", "train.epochs=500"]
-TWO_RANKS = ["--set", "seeds=[0]", "--set", "resources.ranks_per_node=2"]
+COUNT = ["submit", "--site", "local", "probe", *set_options(PROBE)]
+LONG = ["--set", "probe.steps=6000", "--set", "seeds=[0,1,2]"]
+TWO_RANKS = set_options(["probe.steps=6000", "resources.ranks_per_node=2"])
 
 
 def wait_for(condition, what: str, seconds: float = 60.0):
@@ -36,6 +38,10 @@ def epochs_written(run: Path) -> int:
     return sum(len(path.read_text().splitlines()) for path in run.glob("tasks/*/epochs.jsonl"))
 
 
+def steps_done(run: Path) -> int:
+    return sum(json.loads(path.read_text())["done"] for path in run.glob("tasks/*/progress.json"))
+
+
 def processes_of(run: Path) -> list[int]:
     """Return every process that names the run in its command line or works in a task of it."""
     found = []
@@ -48,63 +54,74 @@ def processes_of(run: Path) -> list[int]:
     return found
 
 
-def test_submit_runs_all_tasks_and_ends_with_the_table(tmp_path):
-    out = hpc_kit(*SUBMIT, "--run", "run", cwd=tmp_path)
+@pytest.fixture(scope="module")
+def submitted(tmp_path_factory) -> Path:
+    """A run of three seeds, trained to its end; its folder holds the output of the command, `out`."""
+    folder = tmp_path_factory.mktemp("submitted")
+    out = hpc_kit(*SUBMIT, "--run", "run", cwd=folder)
     assert out.returncode == 0, out.stderr
-    assert sorted(ledger_states(tmp_path / "run")) == ["done"] * 3 + ["started"] * 3 + ["submitted"] * 3
-    table = out.stdout.split("━┓")[-1]
-    assert all(text in table for text in ("seed=0", "seed=2", "meV", "3 seeds", "mean ± std", f"run: {tmp_path}/run"))
-    assert processes_of(tmp_path / "run") == []
+    (folder / "out").write_text(out.stdout)
+    return folder / "run"
 
-    again = hpc_kit(*SUBMIT, "--run", "run", cwd=tmp_path)
-    assert again.returncode == 0 and len(ledger_states(tmp_path / "run")) == 9
 
-    report = json.loads(hpc_kit("report", "run", "--json", cwd=tmp_path).stdout)
-    metrics = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("run/tasks/*/metrics.json"))]
+def first_seed(run: Path) -> list[dict]:
+    return read_lines(next(run.glob("tasks/quickstart-seed0-*/epochs.jsonl")))
+
+
+def test_submit_runs_all_tasks_and_ends_with_the_table(submitted):
+    assert sorted(ledger_states(submitted)) == ["done"] * 3 + ["started"] * 3 + ["submitted"] * 3
+    table = (submitted.parent / "out").read_text().split("━┓")[-1]
+    assert all(text in table for text in ("seed=0", "seed=2", "meV", "3 seeds", "mean ± std", f"run: {submitted}"))
+    assert processes_of(submitted) == []
+
+    again = hpc_kit(*SUBMIT, "--run", "run", cwd=submitted.parent)
+    assert again.returncode == 0 and len(ledger_states(submitted)) == 9
+
+    report = json.loads(hpc_kit("report", "run", "--json", cwd=submitted.parent).stdout)
+    metrics = [json.loads(path.read_text()) for path in sorted(submitted.glob("tasks/*/metrics.json"))]
     zpve = report["seeds"][0]["targets"]["zpve"]
     assert zpve["mean"] == pytest.approx(sum(m["targets"]["zpve"]["test_mae"] for m in metrics) / 3)
-    assert {task["state"] for task in json.loads(hpc_kit("status", "run", "--json", cwd=tmp_path).stdout)} == {"done"}
+    states = json.loads(hpc_kit("status", "run", "--json", cwd=submitted.parent).stdout)
+    assert {task["state"] for task in states} == {"done"}
 
 
-def test_run_gives_the_same_losses_as_submit(tmp_path):
-    for command, name in ((SUBMIT, "a"), (["run", "quickstart", *set_options(SMALL)], "b")):
-        assert hpc_kit(*command, "--set", "seeds=[0]", "--run", name, cwd=tmp_path).returncode == 0
-    losses = [
-        [json.loads(line)["train_loss"] for line in next(tmp_path.glob(f"{name}/tasks/*/epochs.jsonl")).open()]
-        for name in "ab"
-    ]
+def test_run_gives_the_same_losses_as_submit(submitted, tmp_path):
+    out = hpc_kit("run", "quickstart", *set_options([*SMALL, "seeds=[0]"]), "--run", "run", cwd=tmp_path)
+    assert out.returncode == 0, out.stderr
+    losses = [[line["train_loss"] for line in first_seed(run)] for run in (submitted, tmp_path / "run")]
     assert losses[0] == losses[1] and len(losses[0]) == 4
 
 
-def test_two_ranks_train_to_the_losses_of_one(tmp_path):
-    for ranks in (1, 2):
-        out = hpc_kit(*SUBMIT, "--set", "seeds=[0]", "--set", f"resources.ranks_per_node={ranks}", cwd=tmp_path)
-        assert out.returncode == 0, out.stdout + out.stderr
-    [one, two] = [read_lines(path) for path in sorted(tmp_path.glob("runs/*/tasks/*/epochs.jsonl"))]
+def test_two_ranks_train_to_the_losses_of_one(submitted, tmp_path):
+    out = hpc_kit(*SUBMIT, *set_options(["seeds=[0]", "resources.ranks_per_node=2"]), "--run", "run", cwd=tmp_path)
+    assert out.returncode == 0, out.stdout + out.stderr
+    one, two = first_seed(submitted), first_seed(tmp_path / "run")
     assert [line["world_size"] for line in one + two] == [1] * 4 + [2] * 4
     for field in ("train_loss", "val_mae"):
         assert [line[field] for line in two] == pytest.approx([line[field] for line in one], rel=1e-4)
-    assert len(read_lines(next(tmp_path.glob("runs/*/ledger.jsonl")))) == 3
+    assert ledger_states(tmp_path / "run") == ["submitted", "started", "done"]
 
 
-def test_preempted_ranks_write_a_checkpoint_and_go_on(tmp_path):
+def test_preempted_ranks_stop_and_go_on(tmp_path):
     run = tmp_path / "run"
-    driver = start_hpc_kit(*SUBMIT, *LONG, *TWO_RANKS, "--run", "run", cwd=tmp_path)
-    wait_for(lambda: epochs_written(run) >= 2, "training")
+    driver = start_hpc_kit(*COUNT, *TWO_RANKS, "--run", "run", cwd=tmp_path)
+    wait_for(lambda: steps_done(run) >= 2, "counting")
     os.kill(json.loads(next(run.glob("tasks/*/process.json")).read_text())["pid"], signal.SIGUSR1)
     wait_for(lambda: ledger_states(run)[2:] == ["preempted", "submitted", "started"], "the second attempt")
-    before = epochs_written(run)
-    wait_for(lambda: epochs_written(run) >= before + 2, "training again")
+    before = steps_done(run)
+    wait_for(lambda: steps_done(run) >= before + 2, "counting again")
     hpc_kit("cancel", "run", cwd=tmp_path)
     driver.wait(60)
     assert ledger_states(run)[-1] == "cancelled"
     assert "rank 1: " in (log := next(run.glob("tasks/*/log.txt")).read_text()) and "SIGUSR1 was sent" in log
+    assert f"step {before}/" in log and log.count("\nstep 1/") == 1
     assert processes_of(run) == []
 
 
 def test_killed_rank_fails_its_task_with_its_name(tmp_path):
     run = tmp_path / "run"
-    driver = start_hpc_kit(*SUBMIT, *LONG, *TWO_RANKS, "--run", "run", cwd=tmp_path)
+    options = set_options(["seeds=[0]", "train.epochs=500", "resources.ranks_per_node=2"])
+    driver = start_hpc_kit(*SUBMIT, *options, "--run", "run", cwd=tmp_path)
     wait_for(lambda: epochs_written(run) >= 1, "training")
     launcher = json.loads(next(run.glob("tasks/*/process.json")).read_text())["pid"]
     psutil.Process(launcher).children()[1].kill()
@@ -116,31 +133,32 @@ def test_killed_rank_fails_its_task_with_its_name(tmp_path):
 
 
 def test_path_with_spaces_and_a_dollar_works(tmp_path):
-    out = hpc_kit(*SUBMIT, "--set", "seeds=[0]", "--run", "my $HOME run; touch harm", cwd=tmp_path)
+    out = hpc_kit(*COUNT, "--set", "probe.steps=1", "--run", "my $HOME run; touch harm", cwd=tmp_path)
     assert out.returncode == 0, out.stdout + out.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["my $HOME run; touch harm"]
 
 
 def test_failed_task_is_reported_with_its_log_and_the_others_are_done(tmp_path):
-    run = small_run(tmp_path / "run")
+    two = set_options(["seeds=[0,1]", "train.epochs=1"])
+    run = small_run(tmp_path / "run", *two[1::2])
     broken = run.task(run.read_plan().tasks[1].id)
     broken.last.write_bytes(b"not a checkpoint")
-    out = hpc_kit(*SUBMIT, "--run", "run", cwd=tmp_path)
+    out = hpc_kit(*SUBMIT, *two, "--run", "run", cwd=tmp_path)
     assert out.returncode == 1
     assert "seed=1: failed" in out.stdout and "last.pt: is no whole checkpoint" in out.stdout
-    assert "1 of 3 tasks are not done" in out.stderr
-    assert sorted(ledger_states(tmp_path / "run"))[:3] == ["done", "done", "failed"]
+    assert "1 of 2 tasks are not done" in out.stderr
+    assert sorted(ledger_states(tmp_path / "run"))[:2] == ["done", "failed"]
 
     broken.last.unlink()
     assert hpc_kit("resume", "run", cwd=tmp_path).returncode == 0
-    assert ledger_states(tmp_path / "run")[9:] == ["submitted", "started", "done"]
+    assert ledger_states(tmp_path / "run")[6:] == ["submitted", "started", "done"]
 
 
 @pytest.mark.parametrize("how", ["ctrl-c", "hangup", "cancel"])
 def test_cancelling_ends_every_process_and_is_written_down(tmp_path, how):
     run = tmp_path / "run"
-    driver = start_hpc_kit(*SUBMIT, *LONG, "--run", "run", cwd=tmp_path)
-    wait_for(lambda: epochs_written(run) >= 2, "training")
+    driver = start_hpc_kit(*COUNT, *LONG, "--run", "run", cwd=tmp_path)
+    wait_for(lambda: steps_done(run) >= 2, "counting")
     if how == "cancel":
         assert "cancelled" in hpc_kit("cancel", "run", cwd=tmp_path).stdout
     else:
@@ -154,8 +172,8 @@ def test_cancelling_ends_every_process_and_is_written_down(tmp_path, how):
 
 def test_death_of_parsls_interchange_is_noticed_and_nothing_stays(tmp_path):
     run = tmp_path / "run"
-    driver = start_hpc_kit(*SUBMIT, *LONG, "--run", "run", cwd=tmp_path)
-    wait_for(lambda: epochs_written(run) >= 1, "training")
+    driver = start_hpc_kit(*COUNT, *LONG, "--run", "run", cwd=tmp_path)
+    wait_for(lambda: steps_done(run) >= 1, "counting")
     [interchange] = [p for p in psutil.Process(driver.pid).children() if "interchange" in " ".join(p.cmdline())]
     interchange.kill()
     assert driver.wait(60) == 1
@@ -165,13 +183,14 @@ def test_death_of_parsls_interchange_is_noticed_and_nothing_stays(tmp_path):
 
 def test_worker_pool_that_is_killed_is_started_again(tmp_path):
     run = tmp_path / "run"
-    driver = start_hpc_kit(*SUBMIT, "--set", "train.epochs=150", "--set", "seeds=[0]", "--run", "run", cwd=tmp_path)
-    wait_for(lambda: epochs_written(run) >= 2, "training")
+    driver = start_hpc_kit(*COUNT, "--set", "probe.steps=100", "--run", "run", cwd=tmp_path)
+    wait_for(lambda: steps_done(run) >= 2, "counting")
     [pool] = [p for p in psutil.process_iter(["cmdline"]) if _is_pool_of(p, driver.pid)]
     pool.kill()
     assert driver.wait(120) == 0, (tmp_path / "driver.log").read_text()
     assert ledger_states(run) == ["submitted", "started", "lost", "submitted", "started", "done"]
-    assert epochs_written(run) == 150 and processes_of(run) == []
+    steps = re.findall(r"^step (\d+)/100$", next(run.glob("tasks/*/log.txt")).read_text(), re.MULTILINE)
+    assert len(steps) == len(set(steps)) >= 99 and processes_of(run) == []
 
 
 def _is_pool_of(process: psutil.Process, driver: int) -> bool:
@@ -181,8 +200,8 @@ def _is_pool_of(process: psutil.Process, driver: int) -> bool:
 
 
 def test_second_driver_is_refused(tmp_path):
-    driver = start_hpc_kit(*SUBMIT, *LONG, "--run", "run", cwd=tmp_path)
-    wait_for(lambda: epochs_written(tmp_path / "run") >= 1, "training")
+    driver = start_hpc_kit(*COUNT, *LONG, "--run", "run", cwd=tmp_path)
+    wait_for(lambda: steps_done(tmp_path / "run") >= 1, "counting")
     try:
         second = hpc_kit("resume", "run", cwd=tmp_path)
         assert second.returncode == 2
@@ -195,8 +214,9 @@ def test_second_driver_is_refused(tmp_path):
 def test_killed_driver_then_resume_loses_nothing(tmp_path):
     run = tmp_path / "run"
     (tmp_path / "one.yaml").write_text("name: one\ndescription: a task at a time\nscheduler: local\nslots: 1\n")
-    one_by_one = ["submit", "--site", "one.yaml", "quickstart", *set_options(SMALL)]
-    driver = start_hpc_kit(*one_by_one, "--set", "train.epochs=40", "--run", "run", cwd=tmp_path)
+    options = set_options(["seeds=[0,1]", "train.epochs=40"])
+    one_by_one = ["submit", "--site", "one.yaml", "quickstart", *set_options(SMALL), *options]
+    driver = start_hpc_kit(*one_by_one, "--run", "run", cwd=tmp_path)
     wait_for(lambda: any(run.glob("tasks/*/done.json")) and epochs_written(run) > 45, "one task done, one under way")
     done_before = {path: path.stat().st_mtime_ns for path in run.glob("tasks/*/*.json*") if "done" in path.name}
     driver.send_signal(signal.SIGKILL)
@@ -206,9 +226,9 @@ def test_killed_driver_then_resume_loses_nothing(tmp_path):
 
     assert hpc_kit("resume", "run", cwd=tmp_path).returncode == 0
     assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in done_before.items())
-    assert epochs_written(run) == 3 * 40
+    assert epochs_written(run) == 2 * 40
     assert not {"failed", "preempted"} & {*ledger_states(run)}  # its own clean-up ended them
-    undisturbed = hpc_kit(*SUBMIT, "--set", "train.epochs=40", "--run", "other", cwd=tmp_path)
+    undisturbed = hpc_kit(*SUBMIT, *options, "--run", "other", cwd=tmp_path)
     assert undisturbed.returncode == 0
     for path in run.glob("tasks/*/epochs.jsonl"):
         other = tmp_path / "other" / path.relative_to(run)
@@ -218,8 +238,8 @@ def test_killed_driver_then_resume_loses_nothing(tmp_path):
 
 
 def test_half_written_ledger_line_does_not_stop_a_resume(tmp_path):
-    run = small_run(tmp_path / "run", "seeds=[0]")
-    run.ledger.write_text('{"time": 1, "task": "quick')
+    run = probe_run(tmp_path / "run", "probe.steps=1")
+    run.ledger.write_text('{"time": 1, "task": "pro')
     assert hpc_kit("resume", "run", cwd=tmp_path).returncode == 0
     assert ledger_states(tmp_path / "run") == ["submitted", "started", "done"]
 
@@ -236,17 +256,6 @@ if made + 1 < attempts:
     open(os.path.join(folder, "stopped.json"), "w").write('{"cause": "preempted", "text": "SIGTERM was sent"}')
     sys.exit(75)
 open(done, "w").write("{}")
-"""
-# A task that needs seven seconds after SIGTERM to write its checkpoint.
-SLOW = """
-import os, signal, sys, time
-def end(*_):
-    time.sleep(7)
-    open(os.path.join(sys.argv[1], "last.pt"), "w").write("x")
-    sys.exit(75)
-signal.signal(signal.SIGTERM, end)
-open(os.path.join(sys.argv[1], "ready"), "w")
-time.sleep(60)
 """
 
 
@@ -289,18 +298,18 @@ def test_preempted_task_is_taken_up_by_resume(tmp_path, monkeypatch):
     assert (state.state, state.attempt) == ("done", 2)
 
 
-def test_cancelling_leaves_time_for_a_checkpoint_and_starts_nothing_again(tmp_path, monkeypatch):
-    run = small_run(tmp_path / "run", "seeds=[0]")
+def test_cancelling_leaves_time_for_a_checkpoint_and_starts_nothing_again(tmp_path):
+    run = probe_run(tmp_path / "run", "probe={steps: 600, step_s: 0.1, stop_s: 7}")
     folder = run.task(run.read_plan().tasks[0].id)
 
     def cancel():
-        wait_for((folder.path / "ready").exists, "the task")
+        wait_for(folder.read_progress, "the task")
         run.cancel_request.touch()
 
     threading.Thread(target=cancel).start()
-    [state] = drive(run, monkeypatch, SLOW)
+    [state] = submit.drive(run, run.read_plan(), run.read_site(), lambda states: None, parsl=False)
     assert (state.state, state.attempt, state.reason) == ("cancelled", 1, "on request")
-    assert folder.last.read_text() == "x"
+    assert folder.read_stopped()["cause"] == "preempted" and folder.read_exit()["exit_code"] == 75
     assert ledger_states(run.path) == ["submitted", "started", "cancelled"]
 
 
@@ -384,7 +393,6 @@ def test_clock_of_a_node_is_named_once(tmp_path, monkeypatch):
     assert said == [f"the clock of {socket.gethostname()} is 02:00:00 behind the file server's"]
 
 
-COUNT = ["submit", "--site", "local", "probe", *set_options(["probe={steps: 2, step_s: 0}"])]
 NO_POOL = (
     "import sys\nif b'process_worker_pool' in open('/proc/self/cmdline', 'rb').read(): sys.exit('no licence left')"
 )
@@ -393,7 +401,7 @@ NO_POOL = (
 def test_long_folder_for_temporary_files_does_not_kill_the_worker_pool(tmp_path):
     long = tmp_path / ("a-folder-for-temporary-files-with-a-long-name" * 3)
     long.mkdir()
-    out = hpc_kit(*COUNT, "--set", "resources.ranks_per_node=1", "--run", "run", cwd=tmp_path, TMPDIR=str(long))
+    out = hpc_kit(*COUNT, "--set", "probe.steps=2", "--run", "run", cwd=tmp_path, TMPDIR=str(long))
     assert out.returncode == 0, out.stdout + out.stderr
     assert ledger_states(tmp_path / "run") == ["submitted", "started", "done"]
     assert list(long.iterdir()) == []
@@ -401,7 +409,7 @@ def test_long_folder_for_temporary_files_does_not_kill_the_worker_pool(tmp_path)
 
 def test_worker_pools_that_die_are_reported_with_their_last_words(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(NO_POOL)
-    out = hpc_kit(*COUNT, "--run", "run", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    out = hpc_kit(*COUNT, "--set", "probe.steps=2", "--run", "run", cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert out.returncode == 1
     assert "3 worker pools in a row died; the last: the worker pool died with exit code 1" in out.stderr
     assert (

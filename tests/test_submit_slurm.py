@@ -9,15 +9,16 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import SMALL, hpc_kit, set_options
+from conftest import PROBE, hpc_kit, set_options
 from on_schedulers import SITE, SiteRun, same, undisturbed
 
-ONE = ["seeds=[0]", "resources.walltime=00:02:00", "train.epochs=60"]
+ONE = ["resources.walltime=00:02:00"]
+TRAINED = ["seeds=[0]", "resources.walltime=00:02:00", "train.epochs=60"]
 
 
 def test_two_nodes_of_two_ranks_train_to_the_losses_of_one(slurm, tmp_path):
     over = ["seeds=[0]", "resources.nodes=2", "resources.ranks_per_node=2", "resources.walltime=00:02:00"]
-    run = SiteRun(tmp_path).start(*over)
+    run = SiteRun(tmp_path).train(*over)
     run.end()
     run.done_once()
     same(run.losses(), undisturbed(*over), exactly=False)
@@ -29,7 +30,7 @@ def test_two_nodes_of_two_ranks_train_to_the_losses_of_one(slurm, tmp_path):
 
 def test_twelve_tasks_are_packed_over_four_nodes(slurm, tmp_path):
     seeds = f"seeds={list(range(12))}"
-    run = SiteRun(tmp_path).start(seeds, "resources.cpus_per_rank=5", "resources.walltime=00:05:00", "train.epochs=2")
+    run = SiteRun(tmp_path).probe(seeds, "resources.cpus_per_rank=5", "resources.walltime=00:05:00", "probe.steps=2")
     run.end()
     run.done_once()
     started = [line["job"] for line in run.ledger() if line["state"] == "started"]
@@ -38,29 +39,27 @@ def test_twelve_tasks_are_packed_over_four_nodes(slurm, tmp_path):
 
 
 def test_dead_node_is_named_and_its_task_goes_on_elsewhere(slurm, tmp_path):
-    run = SiteRun(tmp_path).start(*ONE)
+    run = SiteRun(tmp_path).probe(*ONE)
     job = run.job()
-    run.until_trained()
+    run.until_further()
     slurm.kill_node(1)
     run.end()
-    run.done_once()
+    run.counted_once()
     [failure] = run.ends()[:-1]
     assert (failure["state"], failure["again"]) == ("node_failure", True)
     assert f"a node of its block {job} failed" in failure["reason"] and "NODE_FAIL" in failure["evidence"]
     assert (
         f"started: attempt 2, after node_failure: a node of its block {job}" in (tmp_path / "driver.log").read_text()
     )
-    same(run.losses(), undisturbed(*ONE))
 
 
 def test_dead_node_of_a_task_of_two_is_named_although_srun_ends_with_an_exit_code(slurm, tmp_path):
-    two = ["resources.nodes=2", "probe={steps: 30, step_s: 0.5}"]
-    run = SiteRun(tmp_path).start(*two, job="probe")
+    run = SiteRun(tmp_path).probe("resources.nodes=2", "probe.steps=100")
     job = run.job()
-    run.until(lambda: list(run.path.glob("tasks/*/progress.json")), "the first step")
+    run.until_further(1)
     slurm.declare_dead(2)
     run.end()
-    run.done_once()
+    run.counted_once()
     [failure] = run.ends()[:-1]
     assert (failure["state"], failure["again"]) == ("node_failure", True), failure
     assert "Node failure" in next(run.path.glob("tasks/*/log.txt")).read_text()
@@ -68,23 +67,23 @@ def test_dead_node_of_a_task_of_two_is_named_although_srun_ends_with_an_exit_cod
 
 
 def test_killed_worker_pool_is_not_called_preempted(slurm, tmp_path):
-    run = SiteRun(tmp_path).start("probe={steps: 20, step_s: 0.5}", job="probe")
+    run = SiteRun(tmp_path).probe()
     run.job()
-    run.until(lambda: list(run.path.glob("tasks/*/progress.json")), "the first step")
+    run.until_further(1)
     name = "parsl.executors.high_throughput.process_worker_pool"
     pools = [p for p in psutil.process_iter(["cmdline"]) if name in (p.info["cmdline"] or ())]
     [pool] = [p for p in pools if any(str(run.path) in word for word in p.info["cmdline"])]
     pool.kill()
     run.end()
-    run.done_once()
+    run.counted_once()
     [end] = run.ends()[:-1]
     assert (end["state"], end["reason"]) == ("lost", "its worker pool died"), end
 
 
 def test_scancel_behind_our_back_is_named_and_left_to_the_user(slurm, tmp_path):
-    run = SiteRun(tmp_path).start(*ONE)
+    run = SiteRun(tmp_path).probe(*ONE)
     job = run.job()
-    run.until_trained()
+    run.until_further()
     subprocess.run(["scancel", job], check=True)
     run.end(code=1)
     [end] = run.ends()
@@ -92,15 +91,15 @@ def test_scancel_behind_our_back_is_named_and_left_to_the_user(slurm, tmp_path):
     assert "CANCELLED by 0" in end["evidence"] and "resume" in end["hint"]
     assert slurm.jobs() == []
     run.resume().end()
-    run.done_once()
-    same(run.losses(), undisturbed(*ONE))
+    run.counted_once()
 
 
 @pytest.mark.parametrize("partition", ["cpu-preempt", "cpu-cancel"])
 def test_preempted_task_goes_on_from_its_checkpoint(slurm, tmp_path, partition):
-    run = SiteRun(tmp_path).start(*ONE, partition=partition)
+    trains, run = partition == "cpu-preempt", SiteRun(tmp_path)
+    run.train(*TRAINED, partition=partition) if trains else run.probe(*ONE, partition=partition)
     run.job()
-    run.until_trained()
+    run.until_further()
     urgent = slurm.preempt()
     run.until(run.ends, "preemption")
     [end] = run.ends()
@@ -108,54 +107,52 @@ def test_preempted_task_goes_on_from_its_checkpoint(slurm, tmp_path, partition):
     slurm.wait(urgent, ("RUNNING",))
     subprocess.run(["scancel", urgent], check=True)
     run.end()
-    run.done_once()
-    same(run.losses(), undisturbed(*ONE))
+    if trains:
+        run.done_once()
+        same(run.losses(), undisturbed(*TRAINED))
+    else:
+        run.counted_once()
 
 
 def test_task_that_reaches_its_walltime_goes_on_and_says_how_far_it_was(slurm, tmp_path):
-    over = ["seeds=[0]", "resources.walltime=00:00:24", "train.epochs=100", "resources.retries=20"]
-    run = SiteRun(tmp_path).start(*over)
+    run = SiteRun(tmp_path).probe("probe.steps=60", "resources.walltime=00:00:08", "resources.retries=20")
     run.job()
     follower = hpc_kit("logs", run.path, "-f", cwd=tmp_path).stdout  # ends with the run, not with an attempt
     run.end()
-    run.done_once()
-    assert follower == next(run.path.glob("tasks/*/log.txt")).read_text() and "epoch 100/100" in follower
+    run.counted_once()
+    assert follower == next(run.path.glob("tasks/*/log.txt")).read_text() and "step 60/60" in follower
     ends = run.ends()
     assert len(ends) > 1 and {end["state"] for end in ends[:-1]} == {"time_limit"}
-    assert "raise resources.walltime or lower train.epochs: it had done" in ends[0]["hint"]
-    assert "of 100 epochs" in ends[0]["hint"]
-    same(run.losses(), undisturbed(*over))
+    assert ends[0]["hint"].startswith("raise resources.walltime") and "of 60 steps" in ends[0]["hint"]
 
 
 def test_block_that_slurm_ends_for_time_is_named(slurm, tmp_path):
-    run = SiteRun(tmp_path).start(*ONE, "train.epochs=2000", "resources.retries=0")
+    run = SiteRun(tmp_path).probe(*ONE, "probe.steps=2000", "resources.retries=0")
     job = run.job()
-    run.until_trained()
+    run.until_further()
     slurm.shorten(job, 1)
     run.end(code=1)
     [end] = run.ends()
     assert end["state"] == "time_limit" and f"its block {job} ran into its time limit" in end["reason"]
-    assert "TIMEOUT" in end["evidence"] and "of 2000 epochs" in end["hint"]
+    assert "TIMEOUT" in end["evidence"] and "of 2000 steps" in end["hint"]
 
 
 def test_killed_driver_leaves_nothing_behind_that_resume_does_not_find(slurm, tmp_path):
-    over = ["seeds=[0,1]", "resources.walltime=00:02:00", "train.epochs=60", "resources.memory_gb=12"]
-    run = SiteRun(tmp_path).start(*over)
+    run = SiteRun(tmp_path).probe(*ONE, "seeds=[0,1]", "resources.memory_gb=12")
     run.job()
-    run.until_trained()
+    run.until_further()
     run.driver.send_signal(signal.SIGKILL)
     run.driver.wait()
     assert len(slurm.jobs()) == 2
     states = hpc_kit("status", run.path, "--json", cwd=tmp_path).stdout
     assert '"interrupted"' in states
     run.resume().end()
-    run.done_once()
+    run.counted_once()
     assert slurm.jobs() == []
-    same(run.losses(), undisturbed(*over))
 
 
 def test_cancel_without_a_driver_empties_the_queue(slurm, tmp_path):
-    run = SiteRun(tmp_path).start(*ONE)
+    run = SiteRun(tmp_path).probe(*ONE)
     run.job()
     run.driver.send_signal(signal.SIGKILL)
     run.driver.wait()
@@ -169,14 +166,14 @@ def test_cancel_without_a_driver_empties_the_queue(slurm, tmp_path):
 def test_cancel_leaves_nothing_in_the_queue(slurm, tmp_path, pending):
     if pending:
         slurm.wait(slurm.preempt(), ("RUNNING",))
-    run = SiteRun(tmp_path).start(*ONE)
+    run = SiteRun(tmp_path).probe(*ONE)
     if pending:
         run.until(lambda: any(line["state"] == "queued" for line in run.blocks()), "a block")
         out = hpc_kit("status", run.path, "--refresh", cwd=tmp_path).stdout
         assert "queued" in out and ("Resources" in out or "Priority" in out or "None" in out)
     else:
         run.job()
-        run.until_trained()
+        run.until_further()
     assert hpc_kit("cancel", run.path, cwd=tmp_path).returncode == 0
     run.end(code=1, seconds=60)
     assert {end["state"] for end in run.ends()} == {"cancelled"}
@@ -184,8 +181,8 @@ def test_cancel_leaves_nothing_in_the_queue(slurm, tmp_path, pending):
 
 
 def test_detached_driver_needs_no_terminal_and_refuses_a_second(slurm, tmp_path):
-    words = ["submit", "--site", SITE, "quickstart", "--run", "run", "--detach"]
-    out = hpc_kit(*words, *set_options([*SMALL, *ONE]), cwd=tmp_path)
+    words = ["submit", "--site", SITE, "probe", "--run", "run", "--detach"]
+    out = hpc_kit(*words, *set_options([*PROBE, *ONE]), cwd=tmp_path)
     assert out.returncode == 0, out.stderr
     pid = int(out.stdout.split("process ")[1].split()[0])
     assert os.getsid(pid) == pid
@@ -201,7 +198,7 @@ def test_two_runs_at_a_time_keep_out_of_each_others_way(slurm, tmp_path):
     runs = []
     for name in "ab":
         (tmp_path / name).mkdir()
-        runs.append(SiteRun(tmp_path / name).start(*ONE))
+        runs.append(SiteRun(tmp_path / name).probe(*ONE))
     jobs = [run.job() for run in runs]
     assert jobs[0] != jobs[1]
     hpc_kit("cancel", runs[0].path, cwd=tmp_path)
@@ -211,8 +208,8 @@ def test_two_runs_at_a_time_keep_out_of_each_others_way(slurm, tmp_path):
 
 
 def test_account_that_slurm_does_not_know_is_the_users_error(slurm, tmp_path):
-    words = ["submit", "--site", SITE, "--account", "nobody", "quickstart", "--run", "run"]
-    out = hpc_kit(*words, *set_options([*SMALL, *ONE]), cwd=tmp_path)
+    words = ["submit", "--site", SITE, "--account", "nobody", "probe", "--run", "run"]
+    out = hpc_kit(*words, *set_options([*PROBE, *ONE]), cwd=tmp_path)
     assert out.returncode == 2
     assert "takes no block: sbatch:" in out.stderr and "Invalid account" in out.stderr
     assert slurm.jobs() == []
@@ -221,7 +218,7 @@ def test_account_that_slurm_does_not_know_is_the_users_error(slurm, tmp_path):
 def test_blocks_that_cannot_start_work_end_the_run_with_their_words(slurm, tmp_path):
     site = tmp_path / "site.yaml"
     site.write_text(f'extends: "{SITE}"\nname: broken\nsetup: ["module load nothing-of-that-name || exit 3"]\n')
-    run = SiteRun(tmp_path, site=site).start(*ONE)
+    run = SiteRun(tmp_path, site=site).probe(*ONE)
     run.end(code=1)
     text = (tmp_path / "driver.log").read_text()
     assert "blocks in a row ended before they started a task" in text and "module: command not found" in text
@@ -230,9 +227,9 @@ def test_blocks_that_cannot_start_work_end_the_run_with_their_words(slurm, tmp_p
 
 def test_without_accounting_the_queue_tells_the_cause(slurm, tmp_path):
     with slurm.without_accounting():
-        run = SiteRun(tmp_path).start(*ONE)
+        run = SiteRun(tmp_path).probe(*ONE)
         job = run.job()
-        run.until_trained()
+        run.until_further()
         subprocess.run(["scancel", job], check=True)
         run.end(code=1)
     [end] = run.ends()
@@ -242,14 +239,14 @@ def test_without_accounting_the_queue_tells_the_cause(slurm, tmp_path):
 def test_path_with_spaces_quotes_and_a_dollar_works(slurm, tmp_path):
     odd = tmp_path / 'my "$HOME" run; touch harm'
     Path(odd).mkdir()
-    run = SiteRun(odd).start("seeds=[0]", "resources.walltime=00:02:00")
+    run = SiteRun(odd).probe(*ONE)
     run.end()
     run.done_once()
     assert not (tmp_path / "harm").exists() and not (odd / "harm").exists()
 
 
 def test_used_charge_stands_beside_the_estimate(slurm, tmp_path):
-    run = SiteRun(tmp_path).start("seeds=[0]", "resources.walltime=00:02:00")
+    run = SiteRun(tmp_path).probe(*ONE)
     run.end()
     block = run.blocks()[-1]
     assert block["elapsed_s"] > 0 and run.blocks()[0]["hourly"] == pytest.approx(1 / 16)
@@ -266,9 +263,9 @@ def test_node_whose_clock_is_wrong_loses_nothing_and_is_named(slurm, tmp_path, o
     site = tmp_path / "site.yaml"
     setup = f"export PYTHONPATH={wrong.parent}:$PYTHONPATH"
     site.write_text(f'extends: "{SITE}"\nname: skewed\nsetup: ["{setup}"]\n')
-    run = SiteRun(tmp_path, site=site).start(job="probe")
+    run = SiteRun(tmp_path, site=site).probe()
     run.end()
-    run.done_once()
+    run.counted_once()
     assert [end["state"] for end in run.ends()] == ["done"]
     said = (tmp_path / "driver.log").read_text()
     assert f"is 03:00:00 {'ahead of' if offset > 0 else 'behind'} the file server's" in said
@@ -279,7 +276,7 @@ def test_node_whose_clock_is_wrong_loses_nothing_and_is_named(slurm, tmp_path, o
 def test_secret_is_in_no_file_and_no_command_line(slurm, tmp_path, monkeypatch):
     secret = "4f1dc0ffee0123456789abcdef0123456789abcd"
     monkeypatch.setenv("WANDB_API_KEY", secret)
-    run = SiteRun(tmp_path).start("seeds=[0]", "resources.walltime=00:02:00", "track={wandb: offline}")
+    run = SiteRun(tmp_path).train("seeds=[0]", "resources.walltime=00:02:00", "track={wandb: offline}")
     lines = set()
     while run.driver.poll() is None:
         for process in psutil.process_iter(["cmdline"]):

@@ -12,7 +12,8 @@ from on_schedulers import SiteRun, same, undisturbed
 
 from hpc_kit.sites.attempt import BLOCK_TIME
 
-ONE = ["seeds=[0]", "resources.walltime=00:01:00", "train.epochs=60"]
+ONE = ["resources.walltime=00:01:00"]
+TRAINED = ["seeds=[0]", "resources.walltime=00:01:00", "train.epochs=60"]
 SITE = """
 name: {dialect}
 description: a stand-in of four nodes
@@ -21,7 +22,7 @@ launcher: hydra
 account: proj
 partition: main
 charge: {{unit: node-hours, per: {{nodes: 1}}}}
-poll_s: 1
+poll_s: 0.5
 margin: "00:01:00"
 max_blocks: 4
 partitions:
@@ -50,12 +51,9 @@ def queue(server) -> list[str]:
     ]
 
 
-def start(tmp_path, site, *overrides: str, job: str = "quickstart") -> SiteRun:
-    return SiteRun(tmp_path, site).start(*overrides, job=job)
-
-
 def test_tasks_are_packed_and_each_is_done_once(server, site, tmp_path):
-    run = start(tmp_path, site, "seeds=[0,1,2,3,4,5]", "resources.cpus_per_rank=2", "resources.walltime=00:03:00")
+    seeds = ["seeds=[0,1,2,3,4,5]", "resources.cpus_per_rank=2", "resources.walltime=00:03:00", "probe.steps=3"]
+    run = SiteRun(tmp_path, site).probe(*seeds)
     run.end()
     run.done_once()
     assert len({line["job"] for line in run.ledger() if line["state"] == "started"}) == 3
@@ -67,44 +65,43 @@ def test_ranks_over_two_nodes_train_to_the_losses_of_one(server, site, tmp_path)
     assert hydra.exists(), "PyPI's mpich belongs there; see the Makefile"
     site.write_text(site.read_text() + f"setup: ['export PATH={hydra}:$PATH']\n")
     over = ["seeds=[0]", "resources.nodes=2", "resources.walltime=00:02:00"]
-    run = start(tmp_path, site, *over)
+    run = SiteRun(tmp_path, site).train(*over)
     run.end()
     run.done_once()
     same(run.losses(), undisturbed(*over), exactly=False)
 
 
 def test_job_deleted_behind_our_back_is_named(server, site, tmp_path):
-    run = start(tmp_path, site, *ONE)
+    run = SiteRun(tmp_path, site).train(*TRAINED)
     job = run.job()
-    run.until_trained()
+    run.until_further()
     subprocess.run(["qdel", job], check=True)
     run.end(code=1)
     [end] = run.ends()
     assert end["state"] == "cancelled" and f"its block {job} was cancelled, not by this run" in end["reason"]
     run.resume().end()
     run.done_once()
-    same(run.losses(), undisturbed(*ONE))
+    same(run.losses(), undisturbed(*TRAINED))
 
 
 def test_failed_node_is_named_and_the_task_goes_on(server, site, tmp_path):
-    run = start(tmp_path, site, *ONE)
+    run = SiteRun(tmp_path, site).probe(*ONE)
     job = run.job()
-    run.until_trained()
+    run.until_further()
     server.inject("node-failure", job)
     run.end()
-    run.done_once()
+    run.counted_once()
     assert run.ends()[0]["state"] in ("node_failure", "lost") and run.ends()[0]["again"]
-    same(run.losses(), undisturbed(*ONE))
 
 
 def test_silent_scheduler_changes_nothing(server, site, tmp_path):
-    run = start(tmp_path, site, *ONE)
+    run = SiteRun(tmp_path, site).probe(*ONE)
     run.job()
     server.inject("fail-qstat")
-    run.until_trained()
+    run.until_further()
     refused = hpc_kit("status", run.path, "--refresh", cwd=tmp_path)
     assert refused.returncode == 1 and "does not answer" in refused.stderr
-    run.until_trained()
+    run.until_further()
     server.clear("fail-qstat")
     run.end()
     run.done_once()
@@ -112,50 +109,48 @@ def test_silent_scheduler_changes_nothing(server, site, tmp_path):
 
 
 def test_job_that_vanishes_loses_no_task(server, site, tmp_path):
-    run = start(tmp_path, site, *ONE)
+    run = SiteRun(tmp_path, site).probe(*ONE)
     job = run.job()
-    run.until_trained()
+    run.until_further()
     server.inject("lose-job", job)
     run.end()
-    run.done_once()
-    same(run.losses(), undisturbed(*ONE))
+    run.counted_once()
 
 
 def test_killed_driver_leaves_a_block_that_resume_ends(server, site, tmp_path):
-    run = start(tmp_path, site, *ONE)
+    run = SiteRun(tmp_path, site).probe(*ONE)
     run.job()
-    run.until_trained()
+    run.until_further()
     run.driver.send_signal(signal.SIGKILL)
     run.driver.wait()
     run.resume().end()
-    run.done_once()
-    same(run.losses(), undisturbed(*ONE))
+    run.counted_once()
 
 
 def test_refused_block_is_the_users_error(server, site, tmp_path):
     server.inject("refuse-submit", "qsub: Unknown queue MSG=main")
-    run = start(tmp_path, site, *ONE)
+    run = SiteRun(tmp_path, site).probe(*ONE)
     run.end(code=2)
     assert "takes no block: qsub:" in (tmp_path / "driver.log").read_text()
 
 
 def test_preempted_job_of_pbs_goes_on(pbs, tmp_path):
     (tmp_path / "site.yaml").write_text(SITE.format(dialect="pbs"))
-    run = start(tmp_path, tmp_path / "site.yaml", *ONE)
+    run = SiteRun(tmp_path, tmp_path / "site.yaml").probe(*ONE)
     job = run.job()
-    run.until_trained()
+    run.until_further()
     pbs.inject("preempt", job)
     run.end()
-    run.done_once()
+    run.counted_once()
     assert run.ends()[0]["again"]
-    same(run.losses(), undisturbed(*ONE))
 
 
 def test_block_without_time_for_a_task_is_given_back_and_the_next_does_it(pbs, tmp_path):
     """The first block believes that it ends in half a minute. Its tasks are not blamed, however often it refuses."""
     once = f"[ -e {tmp_path}/once ] || {{ touch {tmp_path}/once; export {BLOCK_TIME}=30; }}"
     (tmp_path / "site.yaml").write_text(SITE.format(dialect="pbs") + f"setup: ['{once}']\n")
-    run = start(tmp_path, tmp_path / "site.yaml", "seeds=[0,1,2,3]", job="probe")
+    seeds = ["seeds=[0,1,2,3]", "resources.walltime=00:01:00", "probe.steps=3"]
+    run = SiteRun(tmp_path, tmp_path / "site.yaml").probe(*seeds)
     run.end()
     run.done_once()
     assert [end["state"] for end in run.ends()] == ["done"] * 4
@@ -167,7 +162,7 @@ def test_block_without_time_for_a_task_is_given_back_and_the_next_does_it(pbs, t
 
 def test_blocks_that_refuse_every_task_end_the_run_with_the_reason(pbs, tmp_path):
     (tmp_path / "site.yaml").write_text(SITE.format(dialect="pbs") + f"setup: ['export {BLOCK_TIME}=30']\n")
-    run = start(tmp_path, tmp_path / "site.yaml", job="probe")
+    run = SiteRun(tmp_path, tmp_path / "site.yaml").probe(*ONE)
     run.end(code=1)
     assert [end["state"] for end in run.ends()] == ["lost"]
     assert "3 blocks in a row took no task at all: " in (tmp_path / "driver.log").read_text()
@@ -181,7 +176,7 @@ def test_scheduler_that_is_away_is_no_mistake_of_the_user(tmp_path, monkeypatch)
         program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     (tmp_path / "site.yaml").write_text(SITE.format(dialect="pbs"))
-    run = start(tmp_path, tmp_path / "site.yaml", job="probe")
+    run = SiteRun(tmp_path, tmp_path / "site.yaml").probe(*ONE)
     run.end(code=1)
     assert "the scheduler of site 'pbs' does not answer: qsub:" in (tmp_path / "driver.log").read_text()
 
@@ -199,7 +194,7 @@ def test_block_that_the_scheduler_forgets_while_it_works_is_not_given_up(pbs, tm
     unknown = "{ echo 'qstat: Unknown Job Id' >&2; exit 153; }"
     instead(monkeypatch, tmp_path, "qstat", f'[ -e {tmp_path}/purged ] && {unknown}; exec "$real" "$@"')
     (tmp_path / "site.yaml").write_text(SITE.format(dialect="pbs"))
-    run = start(tmp_path, tmp_path / "site.yaml", "probe={steps: 60, step_s: 0.1}", job="probe")
+    run = SiteRun(tmp_path, tmp_path / "site.yaml").probe(*ONE)
     run.job()
     (tmp_path / "purged").touch()
     run.end()
@@ -210,7 +205,7 @@ def test_block_that_the_scheduler_forgets_while_it_works_is_not_given_up(pbs, tm
 def test_blocks_that_never_appear_end_the_run(pbs, tmp_path, monkeypatch):
     instead(monkeypatch, tmp_path, "qsub", "echo $RANDOM.pbs01")
     (tmp_path / "site.yaml").write_text(SITE.format(dialect="pbs"))
-    run = start(tmp_path, tmp_path / "site.yaml", job="probe")
+    run = SiteRun(tmp_path, tmp_path / "site.yaml").probe(*ONE)
     run.end(code=1)
     assert [line["state"] for line in run.blocks()] == ["asked", "queued", "forgotten"] * 3
     said = "3 blocks in a row ended before they started a task: pbs took it and has never shown it"
@@ -219,7 +214,7 @@ def test_blocks_that_never_appear_end_the_run(pbs, tmp_path, monkeypatch):
 
 def test_block_that_dies_says_its_last_lines(pbs, tmp_path):
     (tmp_path / "site.yaml").write_text(SITE.format(dialect="pbs") + "setup: ['echo the licence is gone; exit 3']\n")
-    run = start(tmp_path, tmp_path / "site.yaml", job="probe")
+    run = SiteRun(tmp_path, tmp_path / "site.yaml").probe(*ONE)
     run.end(code=1)
     text = (tmp_path / "driver.log").read_text()
     assert text.count("Exit_status=3") == 4 and text.count("  | the licence is gone") == 4  # of each, and at the end

@@ -27,11 +27,13 @@ class Probe(Strict):
 
     First it measures: with `file_mb` writing and reading a file of that size in the run directory, with
     `allreduce_mb` the sum of so much over all ranks (which loads torch), with `memory_gb` whether a rank may use that
-    much memory. `ends` says how the task ends after its last step, to see what a site makes of it.
+    much memory. `stop_s` is how long it takes to stop once it is asked to, as writing a large checkpoint would, and
+    `ends` how it ends after its last step: to see what a site makes of it.
     """
 
     steps: Positive = 10
     step_s: NotNegative = 1.0
+    stop_s: NotNegative = 0.0
     file_mb: Annotated[int, Field(ge=0)] = 0
     allreduce_mb: Annotated[int, Field(ge=0)] = 0
     memory_gb: NotNegative = 0.0

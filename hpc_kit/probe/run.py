@@ -23,9 +23,12 @@ def run(task: Task, directory: TaskDir, ranks: Ranks) -> None:
     probe = task.work.probe
     with Watch() as watch:
         found = _measure(task, directory, ranks)
+        watch.stepped(max(probe.step_s, probe.stop_s))
         for done in range(directory.read_progress().get("done", 0), probe.steps):
-            if watch.asked():
-                raise Preempted(f"{watch.asked()}; {done} of {probe.steps} steps are done", watch.cause)
+            if why := watch.asked():
+                cause = watch.cause
+                time.sleep(probe.stop_s)
+                raise Preempted(f"{why}; {done} of {probe.steps} steps are done", cause)
             time.sleep(probe.step_s)
             if ranks.rank == 0:
                 directory.write_progress(done + 1, probe.steps, "steps")

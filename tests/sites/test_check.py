@@ -50,8 +50,8 @@ def test_probe_names_account_partition_and_options():
     assert words[-3:] == ["test", "-r", "/x.sif"] and "--account=a" in words and "--constraint=scratch" in words
 
 
-def test_sites_are_listed_and_shown(tmp_path):
-    assert {"delta", "local", "polaris"} <= json.loads(hpc_kit("sites", "list", "--json", cwd=tmp_path).stdout).keys()
-    assert "gpuA100x4" in hpc_kit("sites", "show", "delta", cwd=tmp_path).stdout
-    assert json.loads(hpc_kit("sites", "show", "delta", "--json", cwd=tmp_path).stdout)["scheduler"] == "slurm"
-    assert hpc_kit("sites", "show", "nowhere", cwd=tmp_path).returncode == 2
+def test_sites_are_listed_and_shown(command):
+    assert {"delta", "local", "polaris"} <= json.loads(command("sites", "list", "--json").stdout).keys()
+    assert "gpuA100x4" in command("sites", "show", "delta").stdout
+    assert json.loads(command("sites", "show", "delta", "--json").stdout)["scheduler"] == "slurm"
+    assert command("sites", "show", "nowhere").returncode == 2

@@ -62,20 +62,25 @@ def start_rank(task, rank: int, ranks: int, *what: str, **environment: str) -> s
     return subprocess.Popen(argv, env=clean(**place(rank, ranks), **environment), **pipes)
 
 
-@pytest.mark.parametrize("launcher", WHY_NOT)
-def test_gradients_of_four_ranks_are_those_of_one_process(request, small_task, launcher):
-    if launcher == "srun":
-        request.getfixturevalue("slurm")
-    out = run_ranks(small_task, launcher, 4, "gradients")
+def gradients_are_those_of_one_process(task, launcher: str, ranks: int) -> None:
+    out = run_ranks(task, launcher, ranks, "gradients")
     assert out.returncode == 0, out.stderr
-    assert sorted(out.stdout.splitlines())[1:] == [f"rank {rank}: well" for rank in range(4)]
-    assert f"4 ranks ({launcher}) at host:pid 0 {socket.gethostname()}:" in out.stdout
-    assert not small_task.rendezvous.exists()
+    assert sorted(out.stdout.splitlines())[1:] == [f"rank {rank}: well" for rank in range(ranks)]
+    assert f"{ranks} ranks ({launcher}) at host:pid 0 {socket.gethostname()}:" in out.stdout
+    assert not task.rendezvous.exists()
 
 
-def test_gradients_of_two_ranks_are_those_of_one_process(small_task):
-    out = run_ranks(small_task, "hpc_kit", 2, "gradients")
-    assert out.returncode == 0, out.stderr
+@pytest.mark.parametrize("launcher", ["torchrun", "Open MPI", "MPICH, Hydra"])
+def test_gradients_of_two_ranks_are_those_of_one_process(small_task, launcher):
+    gradients_are_those_of_one_process(small_task, launcher, 2)
+
+
+def test_gradients_of_four_ranks_are_those_of_one_process(small_task):
+    gradients_are_those_of_one_process(small_task, "hpc_kit", 4)
+
+
+def test_gradients_of_ranks_under_srun_are_those_of_one_process(slurm, small_task):
+    gradients_are_those_of_one_process(small_task, "srun", 4)
 
 
 def test_ranks_agree_on_when_to_stop_and_on_what_a_file_holds(small_task):
@@ -105,8 +110,7 @@ def test_processes_that_each_believe_to_be_alone_are_told_why(tmp_path):
     assert other.returncode == 2 and "hpc_kit started 3" in other.stderr
 
 
-@pytest.mark.parametrize("who", [0, 2])
-@pytest.mark.parametrize("launcher", ["hpc_kit", "Open MPI"])
+@pytest.mark.parametrize(("launcher", "who"), [("hpc_kit", 0), ("hpc_kit", 2), ("Open MPI", 2)])
 def test_rank_that_is_killed_is_named_and_ends_all(small_task, launcher, who):
     began = time.monotonic()
     out = run_ranks(small_task, launcher, 3, "killed", str(who))
