@@ -138,7 +138,7 @@ def test_block_that_slurm_ends_for_time_is_named(slurm, tmp_path):
 
 
 def test_killed_driver_leaves_nothing_behind_that_resume_does_not_find(slurm, tmp_path):
-    run = SiteRun(tmp_path).probe(*ONE, "seeds=[0,1]", "resources.memory_gb=12")
+    run = SiteRun(tmp_path).probe(*ONE, "seeds=[0,1]", "probe.steps=100", "resources.memory_gb=12")
     run.job()
     run.until_further()
     run.driver.send_signal(signal.SIGKILL)
@@ -152,7 +152,7 @@ def test_killed_driver_leaves_nothing_behind_that_resume_does_not_find(slurm, tm
 
 
 def test_cancel_without_a_driver_empties_the_queue(slurm, tmp_path):
-    run = SiteRun(tmp_path).probe(*ONE)
+    run = SiteRun(tmp_path).probe(*ONE, "probe.steps=6000")
     run.job()
     run.driver.send_signal(signal.SIGKILL)
     run.driver.wait()
@@ -166,7 +166,7 @@ def test_cancel_without_a_driver_empties_the_queue(slurm, tmp_path):
 def test_cancel_leaves_nothing_in_the_queue(slurm, tmp_path, pending):
     if pending:
         slurm.wait(slurm.preempt(), ("RUNNING",))
-    run = SiteRun(tmp_path).probe(*ONE)
+    run = SiteRun(tmp_path).probe(*ONE, "probe.steps=6000")
     if pending:
         run.until(lambda: any(line["state"] == "queued" for line in run.blocks()), "a block")
         out = hpc_kit("status", run.path, "--refresh", cwd=tmp_path).stdout
@@ -198,7 +198,7 @@ def test_two_runs_at_a_time_keep_out_of_each_others_way(slurm, tmp_path):
     runs = []
     for name in "ab":
         (tmp_path / name).mkdir()
-        runs.append(SiteRun(tmp_path / name).probe(*ONE))
+        runs.append(SiteRun(tmp_path / name).probe(*ONE, f"probe.steps={6000 if name == 'a' else 100}"))
     jobs = [run.job() for run in runs]
     assert jobs[0] != jobs[1]
     hpc_kit("cancel", runs[0].path, cwd=tmp_path)

@@ -220,7 +220,8 @@ class ThroughParsl:
             return False
         if not self._batch.is_forgotten(job):
             return True
-        return self._executor.job_ids_to_block.get(job) not in self._executor.connected_blocks()
+        answering = {manager["block_id"] for manager in self._executor.connected_managers()}  # connected_blocks: ever
+        return self._executor.job_ids_to_block.get(job) not in answering
 
     def _notice_refusal(self, others_at_work: bool) -> None:
         refused = self._batch.refused
