@@ -91,7 +91,7 @@ class BatchProvider(ClusterProvider, RepresentationMixin):
     def _status(self) -> None:
         """Ask once for all blocks that have not ended. Where nothing answers, what is known stays."""
         try:
-            self.followed.ask([job for job in self.resources if not self.followed.is_over(job)])
+            self.followed.ask(self.followed.open(self.resources))
         except SchedulerError:
             return
         for job, known in self.resources.items():

@@ -9,7 +9,7 @@ import os
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -108,7 +108,8 @@ class Scheduler(Protocol):
 
 
 class Followed:
-    """Jobs, and what their scheduler last said of each: an end is not taken back, a job that it forgets has ended."""
+    """Jobs, and what their scheduler last said of each: an end is not taken back; a job that it forgets has ended,
+    unless it remembers."""
 
     def __init__(self, scheduler: Scheduler):
         self._scheduler = scheduler
@@ -126,7 +127,7 @@ class Followed:
             if self._missed[job] >= FORGOTTEN_AFTER and not self.is_over(job):
                 known = "does not know it any more" if job in self.records else "took it and has never shown it"
                 told = JobRecord(job, "forgotten", told.evidence if told else f"{self._scheduler.name} {known}")
-            if told and (told.state in ENDED or not self.is_over(job)):
+            if told and (told.state in ENDED or not self.is_over(job) or (self._is_forgotten(job) and not silent)):
                 self.records[job] = told
 
     def ask_again(self, job: str, every_s: float) -> JobRecord | None:
@@ -140,6 +141,13 @@ class Followed:
             with contextlib.suppress(SchedulerError):
                 self.ask([job])
         return self.records.get(job)
+
+    def open(self, jobs: Iterable[str]) -> list[str]:
+        """Return those of `jobs` of which the scheduler may have more to say."""
+        return [job for job in jobs if not self.is_over(job) or self._is_forgotten(job)]
+
+    def _is_forgotten(self, job: str) -> bool:
+        return job in self.records and self.records[job].state == "forgotten"
 
     def is_over(self, job: str) -> bool:
         """Tell whether the scheduler has said that a job has ended."""

@@ -219,6 +219,9 @@ def test_job_that_accounting_and_queue_have_forgotten_has_not_failed(monkeypatch
         followed.ask(["17"])
     assert followed.records["17"].state == "forgotten"
     assert followed.records["17"].evidence == "slurm does not know it any more"
+    answering(monkeypatch, tmp_path, sacct="echo '17|hk-1|RUNNING|0:0|90|gpua001|None'")
+    followed.ask(followed.open(["17"]))
+    assert followed.records["17"].state == "running" and not followed.is_over("17")
 
 
 def test_job_that_never_appears_is_told_apart(monkeypatch, tmp_path):
