@@ -91,6 +91,9 @@ GRES = "NodeName=gpua[001-004] Name=gpu Type=a100 File=/dev/fakegpu[0-3]\n"
 class Cluster:
     """The cluster; `up` may be called on one that is up."""
 
+    def __init__(self) -> None:
+        self._declared_dead: list[str] = []
+
     def up(self) -> None:
         """Install what is missing, start every daemon that does not run, and wait until all four nodes are idle."""
         install(("slurmctld", "slurmdbd", "munged", "mariadbd"), PACKAGES)
@@ -151,6 +154,7 @@ class Cluster:
 
     def declare_dead(self, number: int) -> None:
         """Have Slurm take node `number` for dead at once; `clear` takes it back."""
+        self._declared_dead.append(NODES[number - 1])
         run("scontrol", "update", f"NodeName={NODES[number - 1]}", "State=DOWN", "Reason=test")
 
     def shorten(self, job: str, seconds: int) -> None:
@@ -182,8 +186,10 @@ class Cluster:
         """Cancel all jobs and wait until every node is idle."""
         run("scancel", "--user=root")
         run("scancel", f"--user={USER}")
-        for node in run("sinfo", "--noheader", "--Node", "--states=down", "--format=%N").split():
-            run("scontrol", "update", f"NodeName={node}", "State=RESUME")
+        for node in self._declared_dead:
+            resume = ("scontrol", "update", f"NodeName={node}", "State=RESUME")
+            _wait(node, lambda resume=resume: subprocess.run(resume, capture_output=True).returncode == 0, 30)
+        self._declared_dead = []
         for number, node in enumerate(NODES, 1):
             if not _lives(STATE / f"{node}.pid"):
                 self.revive_node(number)
