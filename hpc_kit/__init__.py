@@ -9,4 +9,8 @@ def __getattr__(name: str):
         from hpc_kit.report.frames import read_run
 
         return read_run
+    if name == "Predictor":
+        from hpc_kit.predict.predictor import Predictor
+
+        return Predictor
     raise AttributeError(f"module 'hpc_kit' has no attribute {name!r}")

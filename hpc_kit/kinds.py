@@ -14,6 +14,7 @@ from types import ModuleType
 ROOMS = {
     "train": "hpc_kit.train",
     "prepare": "hpc_kit.prepare",
+    "predict": "hpc_kit.predict",
     "probe": "hpc_kit.probe",
 }
 

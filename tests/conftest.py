@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hpc_kit.cli import main
@@ -118,6 +119,32 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for name in SHARED.keys() & set(item.fixturenames):
             item.add_marker(pytest.mark.xdist_group(SHARED[name]))
+
+
+@pytest.fixture(scope="session")
+def energy_run(tmp_path_factory) -> RunDir:
+    """Two seeds of a small SchNet, trained on energies and forces (by ASE's EMT) of molecules and of copper."""
+    from ase.build import bulk, molecule
+    from ase.calculators.emt import EMT
+    from some_graphs import rattled
+
+    from hpc_kit.data.prepare import Settings, prepare
+    from hpc_kit.spec.data import Graph
+
+    folder, structures = tmp_path_factory.mktemp("emt"), []
+    for number in range(24):
+        base = bulk("Cu", cubic=True) if number % 3 == 0 else molecule(("H2O", "CH3CH2OH", "NH3")[number % 3])
+        atoms = rattled(base, number)
+        atoms.calc = EMT()
+        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+        of = {"cell": np.array(atoms.cell), "pbc": np.array(atoms.pbc), "forces": forces}
+        structures.append(Structure(f"s{number}", atoms.numbers, atoms.positions, {"energy": energy}, **of))
+    prepare(ListSource(structures, energy="eV"), folder / "set", Settings(Graph(cutoff=4.0)), workers=0)
+    data = f"data={{source: shards, path: {folder}/set, target: energy, forces: true, graph: {{cutoff: 4.0}}}}"
+    run = small_run(folder / "run", data, "seeds=[0, 1]", "train.epochs=2", "train.atom_references=fit")
+    for task in run.read_plan().tasks:
+        run_task(run.task(task.id).path)
+    return run
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,9 @@ SetArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of 
 
 @app.command("prepare", epilog="Example: hpc_kit data prepare qm9 --out data/qm9 --cutoff 5")
 def data_prepare(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="qm9, md17, jarvis, hmof, core_mof or files.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="qm9, md17, jarvis, hmof, core_mof, smiles or files.")
+    ],
     out: Annotated[Path, typer.Option(help="The folder to write.")],
     path: Annotated[Path | None, typer.Option(help="Where the data are [the installed package].")] = None,
     cutoff: Annotated[float, typer.Option(help="Angstrom: pairs closer than this are edges.")] = 5.0,

@@ -33,7 +33,7 @@ class Dataset:
         self, folder: Path, targets: list[str], graph: Graph, stage: Path | None = None, window: int | None = None
     ):
         self._folder, self._graph, self._names, self._window = folder, graph, targets, window
-        self._manifest = manifest = read_manifest(folder)
+        self.manifest = manifest = read_manifest(folder)
         self._starts = np.cumsum([0] + [shard.graphs for shard in manifest.shards])
         self._store = None
         if window is None:
@@ -111,10 +111,10 @@ class Dataset:
     def _load(self, shards: list[int]):
         """Read some shards; return their store and the way from a graph's number in the set to that in the store."""
         which = {"only": shards, "targets": self._names, "names": False}
-        arrays = read_with_edges(self._folder, self._manifest, self._graph, **which)
+        arrays = read_with_edges(self._folder, self.manifest, self._graph, **which)
         store = GraphStore(arrays, self._names)
         starts = self._starts[shards]
-        offsets = np.cumsum([0] + [self._manifest.shards[s].graphs for s in shards])
+        offsets = np.cumsum([0] + [self.manifest.shards[s].graphs for s in shards])
 
         def lookup(index: np.ndarray) -> np.ndarray:
             place = np.searchsorted(starts, index, side="right") - 1

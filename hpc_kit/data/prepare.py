@@ -7,12 +7,11 @@ into rejects.jsonl.
 """
 
 import contextlib
-import itertools
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from hpc_kit.data.convert import chunks, convert, unique
 from hpc_kit.data.manifest import FILE_NAME, SCHEMA, Manifest, Shard, content_sha256, read_manifest
 from hpc_kit.data.rejects import REJECTS, commonest, write_rejects
-from hpc_kit.data.shards import check_edges, check_structure, concatenate, pack, read_ids, write_shard
+from hpc_kit.data.shards import concatenate, read_ids, write_shard
 from hpc_kit.data.sources import Source
-from hpc_kit.data.structures import RejectedError
 from hpc_kit.data.workers import Workers
 from hpc_kit.files import file_sha256, is_of_disk, remove_leftovers, write_atomically, write_json
 from hpc_kit.spec.data import Graph
@@ -111,7 +110,7 @@ def _write_shards(source, out, settings, workers, rank, ranks, show) -> int:
 
     try:
         with Workers(workers) as pool:
-            for number, records in enumerate(_chunks(_unique(source.records(), settings.limit), settings.shard_size)):
+            for number, records in enumerate(chunks(unique(source.records(), settings.limit), settings.shard_size)):
                 shards = number + 1
                 if number % ranks != rank:
                     continue
@@ -134,34 +133,11 @@ def _write_shards(source, out, settings, workers, rank, ranks, show) -> int:
 
 def _write_one(source: Source, out: Path, settings: Settings, number: int, records: list) -> tuple[int, int]:
     """Convert the records of one shard and write it and its sidecar; return (records, rejects). In a worker."""
-    parts, rejects = [], []
-    with_forces, left_out = 0, set()
-    for id, raw, fault in records:
-        try:
-            if fault:
-                raise RejectedError(fault)
-            structure = source.convert(id, raw)
-            check_structure(structure)
-            part = pack([structure], list(source.targets), settings.graph)
-            if settings.graph is not None:
-                check_edges(part)
-            parts.append(part)
-            with_forces += structure.forces is not None
-            left_out.update(structure.left_out)
-        except RejectedError as error:
-            rejects.append([id, str(error)])
-        except MemoryError as error:  # not the structure's fault alone: rejected, it would be missing by chance
-            raise WorkError(
-                f"{id}: not enough memory for it: {error}; finished shards are kept: run the same command again with"
-                " fewer --workers or more memory, or leave it out"
-            ) from None
-        except Exception as error:  # one bad structure never ends a preparation
-            if isinstance(error, OSError) and is_of_disk(error):
-                raise
-            rejects.append([id, f"{type(error).__name__}: {error}"])
+    parts, rejects = convert(source, records, source.targets, settings.graph)
     sidecar: dict[str, Any] = {"shard": None, "rejects": rejects}
     if parts:
-        arrays = concatenate(parts)
+        arrays = concatenate([part for _, part in parts])
+        structures = [structure for structure, _ in parts]
         shard = write_shard(_shard(out, number), arrays, source.targets, source.origin, settings.graph)
         sidecar |= {
             "shard": shard.model_dump(),
@@ -169,28 +145,12 @@ def _write_one(source: Source, out: Path, settings: Settings, number: int, recor
             "edges": [] if arrays.edge_ptr is None else (arrays.edge_ptr[1:] - arrays.edge_ptr[:-1]).tolist(),
             "elements": sorted({int(z) for z in arrays.z}),
             "periodic": bool(arrays.pbc.any()),
-            "with_forces": with_forces,
-            "left_out": sorted(left_out),
+            "with_forces": sum(structure.forces is not None for structure in structures),
+            "left_out": sorted({name for structure in structures for name in structure.left_out}),
             "known": {name: int(np.isfinite(values).sum()) for name, values in arrays.targets.items()},
         }
     write_json(_sidecar(out, number), sidecar | {"sha256": content_sha256(sidecar)})
     return len(records), len(rejects)
-
-
-def _unique(records: Iterator[tuple[str, Any]], limit: int | None) -> Iterator[tuple[str, Any, str]]:
-    """Yield (id, raw, fault) of up to `limit` records; the fault of an id seen before says so."""
-    seen: set[str] = set()
-    for id, raw in itertools.islice(records, limit):
-        if id in seen:
-            yield id, None, "identifier used twice: the first one is kept"
-        else:
-            seen.add(id)
-            yield id, raw, ""
-
-
-def _chunks(records: Iterator, size: int) -> Iterator[list]:
-    while chunk := list(itertools.islice(records, size)):
-        yield chunk
 
 
 def _content(source: Source, settings: Settings) -> dict[str, Any]:

@@ -14,10 +14,10 @@ _VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|[-+]?\d[\d.eE+-]*")  # quoted words a
 _LONGEST = 160  # characters of a reason, in a message
 
 
-def write_rejects(folder: Path, rejects: Iterable[tuple[str, str]]) -> None:
-    """Write (id, reason) of each reject into `folder`."""
+def write_rejects(folder: Path, rejects: Iterable[tuple[str, str]], name: str = REJECTS) -> None:
+    """Write (id, reason) of each reject into `folder`, as the file `name`."""
     lines = "".join(json.dumps({"id": id, "reason": reason}) + "\n" for id, reason in rejects)
-    write_atomically(folder / REJECTS, lines.encode())
+    write_atomically(folder / name, lines.encode())
 
 
 def read_reasons(folder: Path) -> list[str]:

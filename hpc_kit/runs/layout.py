@@ -36,6 +36,7 @@ class TaskDir:
     failed = property(lambda self: self.path / "failed.json")
     metrics = property(lambda self: self.path / "metrics.json")
     predictions = property(lambda self: self.path / "predictions.h5")
+    parts = property(lambda self: self.path / "parts")
     best = property(lambda self: self.path / "best.pt")
     last = property(lambda self: self.path / "last.pt")
     log = property(lambda self: self.path / "log.txt")

@@ -75,7 +75,7 @@ class Prepare(Strict):
     `graph: null` stores atoms alone, and edges are built on reading. `options` are the source's own.
     """
 
-    source: Literal["qm9", "md17", "jarvis", "hmof", "core_mof", "files"]
+    source: Literal["qm9", "md17", "jarvis", "hmof", "core_mof", "smiles", "files"]
     path: str | None = None
     out: str
     graph: Graph | None = Graph()

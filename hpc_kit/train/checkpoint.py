@@ -54,13 +54,14 @@ def read_checkpoint(path: Path) -> bytes:
         raise WorkError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def parse_checkpoint(path: Path, content: bytes) -> dict[str, Any]:
-    """Return the state in `content`, the bytes of the checkpoint `path`. Raises WorkError where they are damaged."""
+def parse_checkpoint(path: Path, content: bytes, remedy: str = _REMEDY) -> dict[str, Any]:
+    """Return the state in `content`, the bytes of the checkpoint `path`. Raises WorkError, which ends in `remedy`,
+    where they are damaged."""
     body, comment = content[:-_COMMENT], content[-_COMMENT:]
     if not comment.startswith(_TAG):
-        raise WorkError(f"{path}: is no whole checkpoint of hpc_kit: its checksum is missing. {_REMEDY}")
+        raise WorkError(f"{path}: is no whole checkpoint of hpc_kit: its checksum is missing. {remedy}")
     if hashlib.sha256(body).hexdigest().encode() != comment[len(_TAG) :]:
-        raise WorkError(f"{path}: is damaged: its bytes do not fit its checksum. {_REMEDY}")
+        raise WorkError(f"{path}: is damaged: its bytes do not fit its checksum. {remedy}")
     return parse_foreign(path, content)
 
 

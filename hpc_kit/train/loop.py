@@ -20,6 +20,7 @@ from hpc_kit.spec.errors import Preempted, WorkError
 from hpc_kit.spec.walltime import in_seconds
 from hpc_kit.train import written
 from hpc_kit.train.agree import read_together, stop_together
+from hpc_kit.train.best import content_of
 from hpc_kit.train.checkpoint import parse_checkpoint, save_checkpoint
 from hpc_kit.train.distributed import Group
 from hpc_kit.train.evaluate import Predictions, predict, write_predictions
@@ -86,7 +87,8 @@ class Training:
         if progress.best.see(score) == 0:
             progress.best_epoch = epoch
             if self.group.is_main:
-                save_checkpoint(self.out.best, written.best(self.state, self.work, self.objective.scale))
+                content = content_of(self.state, self.work, self.objective.scale, self.data.manifest)
+                save_checkpoint(self.out.best, content)
         if settings.early_stopping:
             progress.stopping.see(score, settings.early_stopping.min_delta)
         progress.plateau.reduce(score, settings)

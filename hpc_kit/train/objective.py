@@ -43,17 +43,41 @@ class Objective(nn.Module):
             forces = forces.double() * self.scale.std
         return self.scale.restore(output.detach(), batch), forces
 
+    def derive(
+        self, batch: GraphBatch, target: int = 0, strain: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Return (predictions [G, T], forces [N, 3], derivative by a strain of each graph [G, 3, 3] or None): minus
+        the gradient of one target by the positions, and its derivative by a symmetric strain of positions and cells,
+        which over the volume is the stress. float64, in the target's unit, per Angstrom; whatever was trained on."""
+        pos = batch.pos.detach().requires_grad_()
+        leaves, moved = [pos], replace(batch, pos=pos)
+        if strain:
+            leaves.append(pos.new_zeros(batch.graphs, 3, 3, requires_grad=True))
+            symmetric = (leaves[1] + leaves[1].mT) / 2
+            each = symmetric.index_select(0, batch.graph_of_atom())
+            pos, cell = pos + torch.einsum("nk,nkx->nx", pos, each), batch.cell.to(pos.dtype)
+            moved = replace(batch, pos=pos, cell=cell + cell @ symmetric)
+        with torch.enable_grad():
+            output = self._run(moved)
+            found = torch.autograd.grad(output[:, target].sum(), leaves, materialize_grads=True)
+        forces, *strained = (gradient.double() * self.scale.std[target] for gradient in found)
+        return self.scale.restore(output.detach(), batch), -forces, *(strained or [None])
+
     def _outputs(self, batch: GraphBatch, create_graph: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the standardised outputs and forces, in float32."""
         if self.forces:
             batch = replace(batch, pos=batch.pos.detach().requires_grad_())
-        with torch.autocast(batch.pos.device.type, self._amp, enabled=self._amp is not None):
-            output = self.model(batch)
-        output = output.float()
+        output = self._run(batch)
         if not self.forces:
             return output, None
         (gradient,) = torch.autograd.grad(output.sum(), batch.pos, create_graph=create_graph)
         return output, -gradient
+
+    def _run(self, batch: GraphBatch) -> torch.Tensor:
+        """Return the model's outputs, in float32 or float64."""
+        with torch.autocast(batch.pos.device.type, self._amp, enabled=self._amp is not None):
+            output = self.model(batch)
+        return output if output.dtype == torch.float64 else output.float()
 
 
 def _huber(delta: float):

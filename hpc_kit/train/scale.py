@@ -45,6 +45,20 @@ class Scale(nn.Module):
             "atom_references": {symbol: value for symbol, value in known.items() if value},
         }
 
+    @classmethod
+    def of(cls, described: dict[str, Any], targets: int) -> "Scale":
+        """Return the scale of so many targets that `describe` described. Raises ValueError, TypeError or KeyError
+        where it is none."""
+        mean, std = (np.array(described[name], dtype=np.float64) for name in ("mean", "std"))
+        table, known = None, described["atom_references"]
+        if known:
+            table = np.zeros(ELEMENTS)
+            table[[atomic_numbers[symbol] for symbol in known]] = list(known.values())
+        numbers = np.concatenate([mean, std, table if known else []])
+        if not mean.shape == std.shape == (targets,) or not np.isfinite(numbers).all():
+            raise ValueError(f"its scale is not that of {targets} targets")
+        return cls(mean, std, bool(described["per_atom"]), table)
+
     def _offset(self, batch: GraphBatch) -> torch.Tensor:
         offset = self.mean.expand(batch.graphs, -1)
         if self.per_atom:

@@ -73,19 +73,6 @@ def epoch(
     }
 
 
-def best(state: State, work: Work, scale: Scale) -> dict[str, Any]:
-    """Return what best.pt holds: the weights, and all that is needed to predict with them."""
-    return {
-        "model": state.eval_model.state_dict(),
-        "scale": scale.describe(),
-        "spec": work.model.model_dump(),
-        "graph": work.data.graph.model_dump(),
-        "targets": list(work.data.target),
-        "epoch": state.progress.best_epoch,
-        "score": state.progress.best.best,
-    }
-
-
 def tell_progress(out: TaskDir, progress: Progress, work: Work) -> None:
     """Write progress.json; its score is that of the best epoch."""
     name, unit = ("val score", "") if work.data.forces else ("val MAE", work.unit)

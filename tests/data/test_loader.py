@@ -132,6 +132,6 @@ def test_set_without_edges_cannot_be_streamed(tmp_path):
 def test_error_in_the_thread_reaches_the_caller(folder, tmp_path):
     data = open_as("streamed", folder, tmp_path)
     plan = data.plan(np.arange(60), Limits(8), 0, 0)
-    data._manifest.shards[plan[-1].shards[0]] = data._manifest.shards[0].model_copy(update={"file": "gone.h5"})
+    data.manifest.shards[plan[-1].shards[0]] = data.manifest.shards[0].model_copy(update={"file": "gone.h5"})
     with pytest.raises(InputError, match="gone.h5: missing"):
         list(data.batches(plan, ahead=2))

@@ -20,6 +20,7 @@ SOURCES = {
     "jarvis": "JARVIS-DFT 3D: crystals with up to 29 properties",
     "hmof": "hypothetical MOFs: CIF files and a table of CO2 working capacities",
     "core_mof": "CoRE MOF 2019 and 2014: experimental MOFs with pore sizes, surface areas and void fractions",
+    "smiles": "molecules by their SMILES, with a 3-D structure made by RDKit, and optional targets",
     "files": "your own structures: any files that ASE reads, with an optional CSV file of targets",
 }
 

@@ -1,0 +1,64 @@
+"""Which best.pt files a user means by a run, a task or a file. The login side too: nothing but records is read."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hpc_kit.runs.layout import RunDir, TaskDir, task_directory
+from hpc_kit.spec.errors import InputError
+
+
+@dataclass
+class Found:
+    """The files of one model, or of an ensemble of it; `notes` are what a user should know of them."""
+
+    paths: list[Path]
+    notes: list[str] = field(default_factory=list)
+
+
+def find_weights(path: Path) -> Found:
+    """Return the best.pt at `path`, that of a task directory, or those of a run's seeds.
+
+    Of a run whose tasks are not all done, those that are make the ensemble, and a note says so. Raises InputError
+    where there is nothing to predict with, and where a run holds models that differ in more than their seed.
+    """
+    if path.is_file():
+        return Found([path])
+    if not path.exists():
+        raise InputError(f"{path}: no such run, task or best.pt")
+    if RunDir(path).plan_file.exists():
+        return _of_run(RunDir(path))
+    task = task_directory(path)
+    if not task.task_file.exists():
+        raise InputError(f"{path}: is neither a run nor a task directory: it holds no plan.json and no task.yaml")
+    _check_kind(path, task.read_task().kind)
+    if not task.best.exists():
+        raise InputError(f"{path}: holds no best.pt: its training has not validated once; see its log.txt")
+    notes = [] if task.is_done() else [f"{path}: its training has not ended; these are the best weights so far"]
+    return Found([task.best], notes)
+
+
+def _of_run(run: RunDir) -> Found:
+    plan = run.read_plan()
+    _check_kind(run.path, plan.kind)
+    cells: dict[str, list[TaskDir]] = {}
+    for task in plan.tasks:
+        cell = ", ".join(f"{key}={value}" for key, value in task.cell.items())
+        cells.setdefault(cell, []).append(run.task(task.id))
+    if len(cells) > 1:
+        some = ", ".join([*list(cells)[:3], *(["..."] if len(cells) > 3 else [])])
+        raise InputError(
+            f"{run.path}: holds {len(cells)} different models ({some}); name one task directory of its tasks/"
+        )
+    (tasks,) = cells.values()
+    done = [task for task in tasks if task.is_done()]
+    if not done:
+        raise InputError(f"{run.path}: none of its {len(tasks)} tasks is done; 'hpc_kit status {run.path}' says more")
+    notes = []
+    if len(done) < len(tasks):
+        notes.append(f"{run.path}: {len(done)} of its {len(tasks)} tasks are done, and these make the ensemble")
+    return Found([task.best for task in done], notes)
+
+
+def _check_kind(path: Path, kind: str) -> None:
+    if kind != "train":
+        raise InputError(f"{path}: is of kind {kind!r}, which trains no model; name one of kind 'train'")
