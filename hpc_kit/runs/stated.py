@@ -43,6 +43,19 @@ def looks_like_checkpoint(path: Path) -> bool:
     return start == b"PK\x03\x04" or start[:1] == b"\x80"
 
 
+def is_whole(path: Path) -> bool:
+    """Tell whether the bytes of a checkpoint are those that were written: torch writes a sum of each tensor into the
+    archive and looks at none when it reads. A pickle, as torch wrote before 1.6, has no sums."""
+    with path.open("rb") as file:
+        if file.read(2) != b"PK":
+            return True
+        try:
+            with zipfile.ZipFile(file) as archive:
+                return archive.testzip() is None
+        except (ValueError, NotImplementedError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error):
+            return False
+
+
 def stated(path: Path) -> dict[str, Any]:
     """Return the plain values of a checkpoint by their names; {} where it holds none or is in another form."""
     try:

@@ -13,7 +13,7 @@ from hpc_kit.data.split_file import resolve_split
 from hpc_kit.files import file_sha256
 from hpc_kit.plan import Varied, Works
 from hpc_kit.plan import Work as AnyWork
-from hpc_kit.runs.stated import looks_like_checkpoint, stated
+from hpc_kit.runs.stated import is_whole, looks_like_checkpoint, stated
 from hpc_kit.spec.data import Data
 from hpc_kit.spec.document import Document, Strict
 from hpc_kit.spec.errors import InputError
@@ -181,6 +181,8 @@ def _check_fit(weights: Weights | None, job: Job) -> None:
         return
     if not looks_like_checkpoint(Path(weights.path)):
         raise InputError(f"{weights.path}: is no checkpoint: torch did not write it")
+    if not is_whole(Path(weights.path)):
+        raise InputError(f"{weights.path}: is damaged: its bytes do not fit the sums in it; copy it anew")
     spec = stated(Path(weights.path)).get("spec")
     if not isinstance(spec, dict):
         return

@@ -146,3 +146,16 @@ def test_a_file_that_is_no_checkpoint_is_refused_before_anything_is_queued(tmp_p
     (tmp_path / "w.pt").write_bytes(content)
     with pytest.raises(InputError, match="train.start_from: .*w.pt: is no checkpoint: torch did not write it"):
         small_run(tmp_path / "run", f"train.start_from={{path: {tmp_path}/w.pt}}")
+
+
+@pytest.mark.parametrize("place", [-1, 0, 1], ids=["cut off", "first half", "second half"])
+def test_a_damaged_checkpoint_is_refused_before_anything_is_queued(tmp_path, place):
+    torch.save({"model": {f"layer.{i}": torch.rand(500, 10) for i in range(2)}}, tmp_path / "w.pt")
+    content = bytearray((tmp_path / "w.pt").read_bytes())
+    if place < 0:
+        del content[len(content) // 2 :]
+    else:
+        content[(2 * place + 1) * len(content) // 4] ^= 1
+    (tmp_path / "w.pt").write_bytes(content)
+    with pytest.raises(InputError, match="train.start_from: .*w.pt: is damaged"):
+        small_run(tmp_path / "run", f"train.start_from={{path: {tmp_path}/w.pt}}")
