@@ -13,4 +13,8 @@ def __getattr__(name: str):
         from hpc_kit.predict.predictor import Predictor
 
         return Predictor
+    if name == "Calculator":
+        from hpc_kit.predict.calculator import Calculator
+
+        return Calculator
     raise AttributeError(f"module 'hpc_kit' has no attribute {name!r}")

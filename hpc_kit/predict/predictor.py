@@ -18,7 +18,7 @@ from hpc_kit.data.sampling import Limits, cut
 from hpc_kit.data.shards import Arrays
 from hpc_kit.predict.inputs import Pieces, open_inputs
 from hpc_kit.predict.weights import find_weights
-from hpc_kit.spec.errors import InputError, WorkError
+from hpc_kit.spec.errors import InputError, WorkError, allowed
 from hpc_kit.train.best import Best, read_best
 from hpc_kit.train.evaluate import FORCE_UNIT
 
@@ -88,10 +88,10 @@ class Predictor:
         self.members, self.notes = list(members), []
         self.spec, self.graph, self.units, self.forces = first.spec, first.graph, first.units, first.forces
         self.elements, self.periodic, self.dataset_sha256 = first.elements, first.periodic, first.dataset_sha256
-        self.device, self._dtype = _device(device), DTYPES[precision]
+        self.device, self.dtype = _device(device), _dtype(precision)
         self._objectives = [member.objective().to(self.device) for member in members]
         for objective in self._objectives:
-            objective.model.to(self._dtype)
+            objective.model.to(self.dtype)
             objective.forces = False  # they are derived where they are asked for
         self._described = np.ones(ELEMENTS, bool)
         if self.spec.element_features:
@@ -111,6 +111,7 @@ class Predictor:
         device None: a GPU where torch sees one, else the CPU. precision: fp32, or fp64 for differences of energies.
         modules: modules of your own that may be imported, such as "package.module:Class". Raises InputError.
         """
+        _dtype(precision)
         found = find_weights(Path(path).expanduser())
         predictor = cls([read_best(file, modules) for file in found.paths], device, precision)
         predictor.notes = found.notes
@@ -266,8 +267,8 @@ class Predictor:
 
     def _ready(self, batch: GraphBatch) -> GraphBatch:
         batch = batch.to(self.device)
-        if batch.pos.dtype != self._dtype:
-            batch.pos, batch.cell = batch.pos.to(self._dtype), batch.cell.to(self._dtype)
+        if batch.pos.dtype != self.dtype:
+            batch.pos, batch.cell = batch.pos.to(self.dtype), batch.cell.to(self.dtype)
         return batch
 
     def _wants(self, forces: bool | None) -> bool:
@@ -324,6 +325,12 @@ def _nothing(units: dict[str, str], rejects: Sequence[tuple[str, str]]) -> Predi
         ids=np.zeros(0, "S1"),
     )
     return Predicted([], units, none, none, [], empty, np.zeros(0, np.int64), rejects=list(rejects))
+
+
+def _dtype(precision: str) -> torch.dtype:
+    if precision not in DTYPES:
+        raise InputError(f"precision {precision!r}: {allowed(precision, DTYPES)}")
+    return DTYPES[precision]
 
 
 def _device(device: Any) -> torch.device:
