@@ -75,25 +75,23 @@ def content_of(state: State, work: Work, scale: Scale, manifest: Manifest) -> di
 
 
 def read_best(path: Path, modules: Sequence[str] = ()) -> Best:
-    """Read a best.pt. Raises InputError like parse_best, and where it cannot be read."""
+    """Read a best.pt. Raises InputError like build_best, and where the file cannot be read or is damaged."""
     try:
-        content = path.read_bytes()
+        fields = parse_checkpoint(path, path.read_bytes(), _REMEDY)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    return parse_best(path, content, modules)
-
-
-def parse_best(path: Path, content: bytes, modules: Sequence[str] = ()) -> Best:
-    """Build what `content`, the bytes of the best.pt at `path`, describes; nothing stored in it is run.
-
-    modules: the modules of the user's own, `package.module:Class`, that may be imported. A file that names another is
-    refused: whoever wrote it would choose which code runs here. Raises InputError where the file is damaged,
-    another's, or does not fit itself.
-    """
-    try:
-        fields = parse_checkpoint(path, content, _REMEDY)
     except WorkError as error:
         raise InputError(str(error)) from None
+    return build_best(path, fields, modules)
+
+
+def build_best(path: Path, fields: Any, modules: Sequence[str] = ()) -> Best:
+    """Build what `fields`, the content of the best.pt at `path`, describes.
+
+    modules: the modules of the user's own, `package.module:Class`, that may be imported. A file that names another is
+    refused: whoever wrote it would choose which code runs here. Raises InputError where the file is another's, or
+    does not fit itself.
+    """
     if not isinstance(fields, dict) or not {"model", "scale", "spec", "graph"} <= set(fields):
         raise InputError(f"{path}: is no best.pt of hpc_kit, but another checkpoint (last.pt?); name the best.pt")
     wrong = [name for name, kind in _KINDS.items() if not isinstance(fields.get(name), kind)]

@@ -20,7 +20,7 @@ from hpc_kit.spec.errors import Preempted, WorkError
 from hpc_kit.spec.walltime import in_seconds
 from hpc_kit.train import written
 from hpc_kit.train.agree import read_together, stop_together
-from hpc_kit.train.best import content_of
+from hpc_kit.train.best import build_best, content_of
 from hpc_kit.train.checkpoint import parse_checkpoint, save_checkpoint
 from hpc_kit.train.distributed import Group
 from hpc_kit.train.evaluate import Predictions, predict, write_predictions
@@ -226,8 +226,9 @@ class Training:
         content = read_together(self.out.best, self.group)
         if content is None:
             raise WorkError(f"{self.out.best}: is gone. Remove last.pt too to train from the first epoch")
-        best = parse_checkpoint(self.out.best, content)
-        self.state.eval_model.load_state_dict(best["model"])
+        fields = parse_checkpoint(self.out.best, content)
+        best = build_best(self.out.best, fields, [getattr(self.work.model, "module", "")])
+        self.eval_objective = best.objective(self.settings).to(self.group.device)  # as whoever predicts with the file
         self.clock = Clock(self.state.progress.spent)
         found = self._predict("test", "all epochs; the test is left")
         metrics = written.metrics(found, best, self.work, self.data, self.parts, self.state, self.objective.scale)

@@ -12,6 +12,7 @@ from hpc_kit.data.loader import Dataset
 from hpc_kit.data.splits import Parts
 from hpc_kit.files import append_line, drop_torn_line, read_lines
 from hpc_kit.runs.layout import TaskDir
+from hpc_kit.train.best import Best
 from hpc_kit.train.checkpoint import load_checkpoint
 from hpc_kit.train.distributed import Group
 from hpc_kit.train.evaluate import Predictions, errors, report_errors
@@ -90,19 +91,19 @@ def log_line(record: dict[str, Any], work: Work) -> str:
 
 def metrics(
     found: Predictions,
-    weights: dict[str, Any],
+    best: Best,
     work: Work,
     data: Dataset,
     parts: Parts,
     state: State,
     scale: Scale,
 ) -> dict[str, Any]:
-    """Return the content of metrics.json. found: predictions of the test part with the weights of best.pt."""
+    """Return the content of metrics.json. found: predictions of the test part, by best.pt."""
     mean = data.targets[parts.indices["train"]].mean(axis=0)
     return {
         "targets": report_errors(found, work.data.target, work.units, mean, work.data.reference_mae),
-        "best_val_score": weights["score"],
-        "best_epoch": weights["epoch"],
+        "best_val_score": best.score,
+        "best_epoch": best.epoch,
         "epochs": state.progress.epoch,
         "graphs": {part: len(index) for part, index in parts.indices.items()},
         "parameters": sum(p.numel() for p in state.model.parameters()),
