@@ -91,18 +91,6 @@ def append_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:
         os.close(handle)
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a file of JSON lines; [] where there is none.
-
-    A last line without its end, which a writer killed in the middle leaves behind, does not count.
-    """
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in text.split(b"\n")[:-1] if line]
-
-
 def drop_torn_line(path: Path) -> None:
     """Cut a last line without its end off `path`, so that the next append starts a line of its own."""
     if path.exists():
@@ -125,6 +113,12 @@ def file_sha256(path: Path) -> str:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def content_sha256(fields: dict[str, Any]) -> str:
+    """Return the identity of `fields`, plain values, without their own `sha256`; their order does not matter."""
+    content = {key: value for key, value in fields.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def is_of_disk(error: OSError) -> bool:

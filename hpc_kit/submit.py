@@ -200,12 +200,18 @@ def _open_ledger(run: RunDir, plan: Plan) -> Ledger:
     run.cancel_request.unlink(missing_ok=True)
     Ledger.repair(run.ledger)
     ledger = Ledger(run.ledger, [task.id for task in plan.tasks])
+    missing = {task.id: run.task(task.id).why_not_done() for task in plan.tasks}
+    run.check_tasks({task_id for task_id, why in missing.items() if why})
     for task in plan.tasks:
-        task_id = task.id
+        task_id, why = task.id, missing[task.id]
         folder, entry = run.task(task_id), ledger.tasks[task_id]
-        if entry.state == "done" or (entry.state == "planned" and not folder.is_done()):
+        if entry.state == "done" and why:
+            _end_leftover(folder)
+            ledger.submit([task_id], f"it was done, and now {why}")
             continue
-        if folder.is_done():
+        if entry.state == "done" or (entry.state == "planned" and why):
+            continue
+        if not why:
             if entry.state not in ("submitted", "started"):
                 ledger.submit([task_id])
             ledger.end(task_id, "done", "done.json was there when the run was taken up again", 0)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TextIO
 
 from hpc_kit import kinds
-from hpc_kit.files import write_json
 from hpc_kit.ranks import expect_ranks
 from hpc_kit.runs.layout import TaskDir, task_directory
 from hpc_kit.runs.process import ATTEMPT
@@ -57,8 +56,7 @@ def _run(directory: TaskDir) -> None:
         except Preempted as stop:
             directory.write_stopped(stop.cause, str(stop))
             raise
-        finished = {"schema_version": task.schema_version, "id": task.id, "finished_at": time.time()}
-        write_json(directory.done, finished)
+        directory.write_done(task.schema_version)
 
 
 @contextlib.contextmanager

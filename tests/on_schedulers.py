@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import PROBE, SMALL, hpc_kit, set_options, start_hpc_kit
 
-from hpc_kit.files import read_lines
+from hpc_kit.runs.records import read_lines
 
 SITE = Path(__file__).parent / "testbed" / "site.yaml"
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 from conftest import SMALL, set_options, small_run
 
-from hpc_kit.files import read_lines
+from hpc_kit.runs.records import read_lines
 
 # Root, but without the powers that let it write where it may not.
 BOUND = "-dac_override,-dac_read_search,-fowner,-chown"

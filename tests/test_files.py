@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from hpc_kit.files import append_line, atomic_path, drop_torn_line, read_lines, remove_leftovers, write_atomically
+from hpc_kit.files import append_line, atomic_path, drop_torn_line, remove_leftovers, write_atomically
+from hpc_kit.runs.records import read_lines
 
 
 def test_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path):

@@ -15,8 +15,8 @@ import pytest
 from conftest import PROBE, SMALL, hpc_kit, ledger_states, probe_run, set_options, small_run, start_hpc_kit
 
 from hpc_kit import submit
-from hpc_kit.files import read_lines
 from hpc_kit.runs.layout import RunDir
+from hpc_kit.runs.records import read_lines
 from hpc_kit.sites import attempt
 from hpc_kit.spec.errors import InputError
 

@@ -1,6 +1,5 @@
 """manifest.json of a shard set: what the login side may know about the data without opening a shard."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from hpc_kit.files import content_sha256
 from hpc_kit.spec.errors import InputError, allowed
 
 SCHEMA = 1
@@ -121,12 +121,6 @@ class Manifest(_Record):
     @property
     def graphs(self) -> int:
         return sum(shard.graphs for shard in self.shards)
-
-
-def content_sha256(fields: dict[str, Any]) -> str:
-    """Return the identity of a set from its manifest's fields: all of them but `sha256` itself, in any order."""
-    content = {key: value for key, value in fields.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -1,6 +1,5 @@
 """Jobs of kind "prepare": what a user writes, and what came of a run. The login side; run.py is the node's."""
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +9,7 @@ from rich.console import Console
 from hpc_kit.plan import Task, Varied, Works
 from hpc_kit.plan import Work as AnyWork
 from hpc_kit.runs.layout import RunDir
+from hpc_kit.runs.records import Record
 from hpc_kit.runs.status import TaskStatus
 from hpc_kit.spec.data import Prepare
 from hpc_kit.spec.job import Job as AnyJob
@@ -44,6 +44,15 @@ class Work(AnyWork):
         return f"prepare {self.prepare.source}"
 
 
+class Metrics(Record):
+    """metrics.json: the shard set that was made."""
+
+    out: str
+    graphs: int
+    rejected: int
+    sha256: str
+
+
 def works(jobs: Varied) -> Works:
     """Yield each job's one piece of work."""
     for job, _ in jobs:
@@ -57,7 +66,7 @@ def summarize(
 ) -> dict[str, Any]:
     """Return what is said of each shard set that was made."""
     done = [task for task in tasks if states[task.id].state == "done"]
-    return {"shard_sets": [json.loads(run.task(task.id).metrics.read_text()) for task in done]}
+    return {"shard_sets": [run.task(task.id).read_metrics(Metrics) for task in done]}
 
 
 def print_summary(summary: dict[str, Any], console: Console) -> None:

@@ -2,17 +2,16 @@
 node's.
 """
 
-import json
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from hpc_kit.files import read_lines
 from hpc_kit.plan import Task, Varied, Works
 from hpc_kit.plan import Work as AnyWork
 from hpc_kit.runs.layout import RunDir
+from hpc_kit.runs.records import BlockLine, LedgerLine, Record, read_lines
 from hpc_kit.runs.status import TaskStatus
 from hpc_kit.spec.document import Strict
 from hpc_kit.spec.job import Job as AnyJob
@@ -58,6 +57,20 @@ class Work(AnyWork):
         return self.probe.steps, "steps"
 
 
+class Metrics(Record):
+    """metrics.json: what a task has measured."""
+
+    began_at: float
+    host: str
+    ranks: int
+    launcher: str | None
+    cores: int
+    gpus: list[dict[str, Any]]
+    write_mb_s: float | None
+    read_mb_s: float | None
+    allreduce_gb_s: float | None
+
+
 def works(jobs: Varied) -> Works:
     """Yield each job with its piece of work."""
     for job, _ in jobs:
@@ -70,19 +83,20 @@ def summarize(
     """Return what each task has measured, and how long it waited: `queue_s` from the first request for a block, or
     where there are none from the task's submission, to the start of its process; `start_s` from there to its first
     line of work."""
-    blocks = [line["time"] for line in read_lines(run.blocks)]
+    blocks = [line["time"] for line in read_lines(run.blocks, BlockLine)]
     asked = {}
-    for line in read_lines(run.ledger):
+    for line in read_lines(run.ledger, LedgerLine):
         if line["state"] == "submitted":
             asked.setdefault(line["task"], line["time"])
     rows = []
     for task in tasks:
         folder, row = run.task(task.id), {"id": task.id, "label": task.label, "state": states[task.id].state}
         if row["state"] == "done":
-            found, process = json.loads(folder.metrics.read_text()), folder.read_process()
+            found, started = folder.read_metrics(Metrics), folder.read_process().get("started_at")
+            waits = [*blocks, asked[task.id]] if task.id in asked else []
             row |= found | {
-                "queue_s": process["started_at"] - min([*blocks, asked[task.id]]),
-                "start_s": found["began_at"] - process["started_at"],
+                "queue_s": started - min(waits) if started and waits else None,
+                "start_s": found["began_at"] - started if started else None,
             }
         rows.append(row)
     return {"probes": rows}
@@ -108,8 +122,8 @@ def findings(row: dict[str, Any]) -> list[tuple[str, str]]:
     launcher = row["launcher"] or "no launcher"
     gpus = [gpu.get("name") or "GPU" for gpu in row["gpus"]]
     found = [
-        ("wait for a block", f"{row['queue_s']:.1f} s"),
-        ("start of the task", f"{row['start_s']:.1f} s"),
+        ("wait for a block", _seconds(row["queue_s"])),
+        ("start of the task", _seconds(row["start_s"])),
         (
             "host",
             f"{row['host']}, {row['cores']} cores for {row['ranks']} ranks ({launcher})",
@@ -122,3 +136,7 @@ def findings(row: dict[str, Any]) -> list[tuple[str, str]]:
     if row["allreduce_gb_s"]:
         found.append(("sum over ranks", f"{row['allreduce_gb_s']:.2f} GB/s over {row['ranks']} ranks"))
     return found
+
+
+def _seconds(value: float | None) -> str:
+    return "not known" if value is None else f"{value:.1f} s"

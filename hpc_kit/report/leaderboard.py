@@ -6,7 +6,6 @@ rebuild.py): a zipped table a benchmark, metadata.json, run.sh.
 
 import csv
 import io
-import json
 import re
 import time
 import zipfile
@@ -15,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from hpc_kit.data.manifest import read_manifest
-from hpc_kit.files import atomic_path, make_folder, read_lines, write_atomically, write_json
+from hpc_kit.files import atomic_path, make_folder, write_atomically, write_json
 from hpc_kit.plan import Task
+from hpc_kit.runs.fingerprint import read_fingerprint
 from hpc_kit.runs.layout import RunDir
+from hpc_kit.runs.records import Epoch, read_lines
 from hpc_kit.runs.rows import Row, prediction_rows
 from hpc_kit.spec.errors import InputError
 
@@ -96,9 +97,9 @@ def _write(run: RunDir, folder: Path, tasks: list[Task], tables: dict[str, str],
 
 
 def _metadata(run: RunDir, name: str, tasks: list[Task], who: Submitter) -> dict[str, Any]:
-    conditions = [json.loads(run.task(task.id).fingerprint.read_text())["comparable"] for task in tasks]
+    conditions = [read_fingerprint(run.task(task.id).fingerprint)["comparable"] for task in tasks]
     software = conditions[0]["software"]
-    walls = [line["wall_s"] or 0.0 for task in tasks for line in read_lines(run.task(task.id).epochs)]
+    walls = [line["wall_s"] or 0.0 for task in tasks for line in read_lines(run.task(task.id).epochs, Epoch)]
     return {
         "model_name": name,
         "project_url": who.project,

@@ -4,7 +4,6 @@ What is said of every kind stands here; each kind adds its sections (page.py of 
 escaped by the template, never markup.
 """
 
-import json
 import time
 from collections.abc import Iterator
 from importlib import resources
@@ -15,11 +14,13 @@ import jinja2
 from markupsafe import Markup
 
 from hpc_kit import __version__, kinds
-from hpc_kit.files import read_lines, write_atomically
+from hpc_kit.files import write_atomically
 from hpc_kit.plan import Plan
 from hpc_kit.runs.blocks import BlockLog
+from hpc_kit.runs.fingerprint import read_fingerprint
 from hpc_kit.runs.layout import RunDir
 from hpc_kit.runs.ledger import ENDS
+from hpc_kit.runs.records import BlockLine, LedgerLine, read_bytes, read_lines
 from hpc_kit.runs.status import TaskStatus, read_statuses
 from hpc_kit.runs.used import used
 from hpc_kit.spec.errors import InputError, WorkError
@@ -84,9 +85,9 @@ def _common(run: RunDir, plan: Plan) -> Iterator[Section]:
     if (found := _conditions(run, plan)) is not None:
         yield found
     files = {
-        name: file.read_text(errors="replace")
-        for name, file in (("job.yaml", run.job_file), ("site.yaml", run.site_file))
-        if file.is_file()
+        file.name: content.decode(errors="replace")
+        for file in (run.job_file, run.site_file)
+        if (content := read_bytes(file)) is not None
     }
     yield Section("Job and site", "As resolved when the run was submitted.", folded=files)
 
@@ -97,7 +98,7 @@ def _attempts(run: RunDir, plan: Plan) -> Section | None:
     spans: dict[str, list[Span]] = {}
     started: dict[str, float] = {}
     last = 0.0
-    for line in read_lines(run.ledger):
+    for line in read_lines(run.ledger, LedgerLine):
         last, task = max(last, line["time"]), line["task"]
         if line["state"] == "started":
             started[task] = line["time"]
@@ -130,7 +131,7 @@ def _attempts(run: RunDir, plan: Plan) -> Section | None:
 
 def _blocks(run: RunDir) -> tuple[list[tuple[str, list[Span]]], list[tuple[str, ...]]]:
     times: dict[str, list[float]] = {}
-    for line in read_lines(run.blocks):
+    for line in read_lines(run.blocks, BlockLine):
         times.setdefault(line["block"], []).append(line["time"])
     rows, table = [], []
     for block in BlockLog(run).blocks.values():
@@ -147,7 +148,7 @@ def _conditions(run: RunDir, plan: Plan) -> Section | None:
     for task in plan.tasks:
         file = run.task(task.id).fingerprint
         if file.is_file():
-            found[task.label] = dict(_leaves(json.loads(file.read_text())["comparable"]))
+            found[task.label] = dict(_leaves(read_fingerprint(file)["comparable"]))
     if not found:
         return None
     keys = dict.fromkeys(key for fields in found.values() for key in fields)

@@ -4,8 +4,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from hpc_kit.files import append_line, drop_torn_line, read_lines
+from hpc_kit.files import append_line, drop_torn_line
 from hpc_kit.runs.layout import RunDir
+from hpc_kit.runs.records import BlockLine, read_lines
 
 
 @dataclass
@@ -40,7 +41,7 @@ class BlockLog:
     def __init__(self, run: RunDir):
         self._path = run.blocks
         self.blocks: dict[str, BlockEntry] = {}
-        for line in read_lines(self._path):
+        for line in read_lines(self._path, BlockLine):
             self._apply(line)
 
     def repair(self) -> None:
@@ -68,7 +69,7 @@ class BlockLog:
         append_line(self._path, line)
         self._apply(line)
 
-    def _apply(self, line: dict[str, Any]) -> None:
+    def _apply(self, line: BlockLine | dict[str, Any]) -> None:
         block = self.blocks.setdefault(line["block"], BlockEntry(line["block"]))
         for key in ("job", "state", "evidence", "hourly", "slots", "elapsed_s"):
             if key in line:

@@ -19,6 +19,8 @@ from typing import Any
 
 from hpc_kit import __version__, machine
 from hpc_kit.files import file_sha256
+from hpc_kit.runs.records import Fingerprint, read_json
+from hpc_kit.spec.errors import InputError
 
 SCHEMA = 1
 _PACKAGES = ("numpy", "h5py", "ase", "vesin", "parsl", "torch-geometric", "mpi4py", "deephyper", "dgl")
@@ -78,9 +80,15 @@ def comparable_sha256(comparable: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(comparable, sort_keys=True).encode()).hexdigest()
 
 
-def read_sha256(path: Path) -> str:
-    """Return the hash that a fingerprint.json states."""
-    return json.loads(path.read_text())["sha256"]
+def read_fingerprint(path: Path) -> Fingerprint:
+    """Return what a fingerprint.json says. Raises InputError where it is damaged or its hash is of something else."""
+    remedy = "remove it, and the machine is looked at again"
+    found = read_json(path, Fingerprint, remedy)
+    if found is None:
+        raise InputError(f"{path}: is gone; {remedy}")
+    if comparable_sha256(found["comparable"]) != found["sha256"]:
+        raise InputError(f"{path}: was changed: its sha256 is not that of its comparable part; {remedy}")
+    return found
 
 
 def _allocation() -> dict[str, Any]:

@@ -1,23 +1,30 @@
 """The run directory and the task directory: every path in them has its name here and nowhere else."""
 
-import json
+import contextlib
+import os
 import re
 import time
 import uuid
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from hpc_kit.files import remove_leftovers, write_atomically, write_json
+from hpc_kit.files import file_sha256, remove_leftovers, write_atomically, write_json
 from hpc_kit.lock import Lock
 from hpc_kit.plan import SCHEMA, Plan, Task
-from hpc_kit.spec.document import read_document
+from hpc_kit.runs import records
+from hpc_kit.runs.records import read_json
+from hpc_kit.spec.document import Document
 from hpc_kit.spec.errors import InputError, RankLost, WorkError
 from hpc_kit.spec.job import Job
 from hpc_kit.spec.site import Site
-from hpc_kit.spec.yaml_text import read_yaml, write_yaml
+from hpc_kit.spec.yaml_text import write_yaml
+
+Kind = TypeVar("Kind")
+MOST_TOLD = 10  # differences of a run from what is submitted to it
 
 
 @dataclass(frozen=True)
@@ -61,24 +68,62 @@ class TaskDir:
         return self.home / "splits"
 
     def read_task(self) -> Task:
-        """Read task.yaml. Raises InputError where it is missing, damaged or of another schema."""
-        try:
-            fields, _ = read_yaml(self.task_file)
-        except InputError as error:
-            raise InputError(f"{self.path}: not a task directory: {error}") from None
-        return _checked(Task, fields, self.task_file)
+        """Read task.yaml. Raises InputError where it is missing, damaged, of another schema, of another task, or was
+        changed after it was written."""
+        document = records.read_sealed_yaml(self.task_file)
+        task = _checked(Task, document, self.task_file)
+        if task.id != self.path.name:
+            raise InputError(f"{self.task_file}: is of the task {task.id!r}, not of its folder's; {records.ANEW}")
+        return task
+
+    def read_done(self) -> records.Done | None:
+        """Return done.json, None where there is none. Raises InputError where it is not this task's or damaged."""
+        remedy = "remove it, and 'hpc_kit resume' runs the task again"
+        done = read_json(self.done, records.Done, remedy)
+        if done is not None and done["id"] != self.path.name:
+            raise InputError(f"{self.done}: is of the task {done['id']!r}, not of its folder's; {remedy}")
+        return done
 
     def is_done(self) -> bool:
-        return self.done.exists()
+        """Tell whether a whole done.json says so."""
+        return self.why_not_done() == ""
 
-    def read_process(self) -> dict[str, Any]:
+    def why_not_done(self) -> str:
+        """Return "" where a whole done.json says that the task is done; else what is wrong with it."""
+        try:
+            return "there is no done.json" if self.read_done() is None else ""
+        except InputError as error:
+            return str(error)
+
+    def write_done(self, schema_version: int) -> None:
+        """Say that the task is done, and the sha256 of each record that it leaves."""
+        vouched = (self.metrics, self.fingerprint, self.predictions, self.best)
+        sums = {path.name: file_sha256(path) for path in vouched if path.exists()}
+        finished = {"schema_version": schema_version, "id": self.path.name, "finished_at": time.time()}
+        write_json(self.done, finished | {"records": sums})
+
+    def read_metrics(self, kind: type[Kind]) -> Kind:
+        """Return metrics.json of a task that is done. Raises InputError where it is missing, damaged or not what the
+        task wrote."""
+        self.verify(self.metrics)
+        return read_json(self.metrics, kind, records.AGAIN)
+
+    def verify(self, path: Path) -> None:
+        """See that a record of a task that is done is what done.json vouches for. Raises InputError where it is not."""
+        found, done = records.file_sha256(path, records.AGAIN), self.read_done()
+        if found is None:
+            raise InputError(f"{path}: is gone; {records.AGAIN}")
+        if done is None or done["records"].get(path.name) != found:
+            raise InputError(f"{path}: was changed: it is not what done.json vouches for; {records.AGAIN}")
+
+    def read_process(self) -> records.Process | dict[str, Any]:
         """Return what the last attempt's process was: attempt, pid, host, job, started_at; {} where none was."""
-        return _read_json(self.process)
+        return read_json(self.process, records.Process) or {}
 
-    def read_failed(self) -> dict[str, Any]:
+    def read_failed(self) -> records.Failed | dict[str, Any]:
         """Return the error that ended the last attempt, in the words of the rank that had it: error (its type),
         text; {} where none did."""
-        return _read_json(self.failed)
+        return read_json(self.failed, records.Failed) or {}
 
     def write_failed(self, error: Exception) -> None:
         """Write down the error that ends this attempt. That another rank is gone gives way to what that one says."""
@@ -88,9 +133,9 @@ class TaskDir:
             text = str(error) if isinstance(error, (InputError, WorkError)) else f"{kind}: {error}"
             write_json(self.failed, {"error": kind, "text": text})
 
-    def read_exit(self) -> dict[str, Any]:
+    def read_exit(self) -> records.Exit | dict[str, Any]:
         """Return how the last attempt that could say so ended: attempt, exit_code, ended; {} where none did."""
-        return _read_json(self.exit)
+        return read_json(self.exit, records.Exit) or {}
 
     def reached(self) -> tuple:
         """Return what changes whenever the task has come further: times and sizes of last.pt and progress.json."""
@@ -98,22 +143,22 @@ class TaskDir:
         for path in (self.last, self.progress):
             try:
                 found.append((path.stat().st_mtime_ns, path.stat().st_size))
-            except FileNotFoundError:
+            except OSError:
                 found.append((0, 0))
         return tuple(found)
 
-    def read_progress(self) -> dict[str, Any]:
+    def read_progress(self) -> records.Progress | dict[str, Any]:
         """Return how far the task has come: done, total, unit, score; {} where it has not said so yet."""
-        return _read_json(self.progress)
+        return read_json(self.progress, records.Progress) or {}
 
     def write_progress(self, done: int, total: int, unit: str, score: dict[str, Any] | None = None) -> None:
         """Say how far the task has come. `score` is the best word on how good its work is so far: its name, value
         and unit, as in {"name": "val MAE", "value": 0.012, "unit": "eV"}."""
         write_json(self.progress, {"done": done, "total": total, "unit": unit, "score": score})
 
-    def read_stopped(self) -> dict[str, Any]:
+    def read_stopped(self) -> records.Stopped | dict[str, Any]:
         """Return why the last attempt stopped early, cause and text; {} where it did not."""
-        return _read_json(self.stopped)
+        return read_json(self.stopped, records.Stopped) or {}
 
     def write_stopped(self, cause: str, text: str) -> None:
         """Say why this attempt stops early: `cause` is one of errors.CAUSES, `text` is for people."""
@@ -156,28 +201,46 @@ class RunDir:
     @property
     def key(self) -> str:
         """Eight letters and digits that the names of this run's blocks begin with, and of no other run's."""
-        return self.key_file.read_text().strip()
+        content = records.read_bytes(self.key_file, records.ANEW)
+        if not re.fullmatch(rb"[0-9a-f]{8}\n?", content or b""):
+            raise InputError(f"{self.key_file}: is gone or damaged; {records.ANEW}")
+        return content.decode().strip()
 
     def task(self, task_id: str) -> TaskDir:
         return TaskDir(self.path / "tasks" / task_id, self.path)
 
     def read_plan(self) -> Plan:
-        """Read plan.json. Raises InputError where this is no run directory or one of another schema."""
-        try:
-            fields = json.loads(self.plan_file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(f"{self.path}: not a run directory: it holds no plan.json") from None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{self.plan_file}: cannot be read: {error}") from None
-        return _checked(Plan, fields, self.plan_file)
+        """Read plan.json. Raises InputError where this is no run directory, or one of another schema, or plan.json is
+        damaged or was changed after it was written."""
+        return _checked(Plan, self._plan_fields(), self.plan_file, _without_seals)
 
-    def read_image(self) -> dict[str, Any]:
+    def _plan_fields(self) -> Document:
+        fields = records.read_sealed_json(self.plan_file)
+        if fields is None:
+            raise InputError(f"{self.path}: not a run directory: it holds no plan.json")
+        return Document(str(self.plan_file), fields, {})
+
+    def check_tasks(self, ids: Collection[str]) -> None:
+        """See that task.yaml of the tasks `ids`, and site.yaml, are those that plan.json was written with. Raises
+        InputError naming the one that is not."""
+        fields = self._plan_fields().data
+        seals = {self.task(task["id"]).task_file: task["sha256"] for task in fields["tasks"] if task["id"] in ids}
+        for path, seal in {self.site_file: fields["site_sha256"], **seals}.items():
+            content = records.read_bytes(path, records.ANEW)
+            if content is None:
+                raise InputError(f"{path}: is gone; {records.ANEW}")
+            if not content.startswith(f"sha256: {seal}\n".encode()):
+                raise InputError(f"{path}: is not the one that this run was submitted with; {records.ANEW}")
+
+    def read_image(self) -> records.Image | dict[str, Any]:
         """Return what image.json says of the image that the tasks run in; {} without one."""
-        return _read_json(self.image_file)
+        return read_json(self.image_file, records.Image, records.ANEW) or {}
 
     def read_site(self) -> Site:
-        """Read the site this run was submitted to."""
-        return read_document(self.site_file).check(Site)
+        """Read the site this run was submitted to. Raises InputError where it is not as it was written."""
+        document = records.read_sealed_yaml(self.site_file)
+        fields = records.open_seal(self.site_file, document.data)
+        return Document(document.path, fields, document.places).check(Site)
 
 
 def task_directory(folder: Path) -> TaskDir:
@@ -194,73 +257,110 @@ def new_run_path(root: Path, name: str) -> Path:
 
 
 def create_run(path: Path, plan: Plan, job: Job, site: Site) -> RunDir:
-    """Make the run directory, or open the one that is there if it holds the same tasks.
+    """Make the run directory, or open the one that is there if it holds the same tasks, site and resources.
 
     Raises InputError where `path` holds something else. plan.json is written last: a directory without it
     was never submitted.
     """
     run = RunDir(path)
     if run.plan_file.exists():
-        theirs, ours = ({task.id for task in p.tasks} for p in (run.read_plan(), plan))
-        if theirs != ours:
-            raise InputError(
-                f"{path}: is a run of other tasks ({len(theirs - ours)} of its {len(theirs)} are not in this job);"
-                " choose another --run"
-            )
+        _refuse_others(run, plan, site)
         return run
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{path}: exists and is not a run directory; choose another --run")
     try:
-        for task in plan.tasks:
-            folder = run.task(task.id)
+        tasks = [records.sealed(task.model_dump()) for task in plan.tasks]
+        for fields in tasks:
+            folder = run.task(fields["id"])
             folder.path.mkdir(parents=True)
-            folder.task_file.write_bytes(_yaml(task))  # nobody reads it before plan.json is there
+            folder.task_file.write_bytes(write_yaml(fields).encode())  # nobody reads it before plan.json is there
         write_atomically(run.key_file, f"{uuid.uuid4().hex[:8]}\n".encode())
-        write_atomically(run.job_file, _yaml(job))
-        write_atomically(run.site_file, _yaml(site))
-        write_json(run.plan_file, plan.model_dump())
+        write_atomically(run.job_file, write_yaml(job.model_dump()).encode())
+        machine = records.sealed(site.model_dump())
+        write_atomically(run.site_file, write_yaml(machine).encode())
+        fields = {"schema_version": plan.schema_version, "name": plan.name, "site_sha256": machine["sha256"]}
+        write_atomically(run.plan_file, records.sealed_json(fields | {"tasks": tasks}, "tasks"))
     except OSError as error:
         raise InputError(f"{path}: the run directory cannot be made: {error.strerror}") from None
     return run
 
 
+def _refuse_others(run: RunDir, plan: Plan, site: Site) -> None:
+    """Raise InputError where a run holds other tasks than `plan`, or was submitted with another site, image or other
+    resources: its tasks read their own files, whatever a driver is told."""
+    before = run.read_plan()
+    theirs, ours = ({task.id: task for task in p.tasks} for p in (before, plan))
+    if theirs.keys() != ours.keys():
+        other = len(theirs.keys() - ours.keys())
+        raise InputError(
+            f"{run.path}: is a run of other tasks ({other} of its {len(theirs)} are not in this job);"
+            " choose another --run"
+        )
+    pairs = [("site", run.read_site(), site), *(("", theirs[name], ours[name]) for name in ours)]
+    found = (_differing(a, b, prefix) for prefix, a, b in pairs if a != b)
+    told = list(dict.fromkeys(f"{key}: was {a!r}, is {b!r}" for differing in found for key, a, b in differing))
+    if told:
+        told[MOST_TOLD:] = [f"and {len(told) - MOST_TOLD} more"] * (len(told) > MOST_TOLD)
+        what = f"{run.path}: was submitted with other values; 'hpc_kit resume' it as it is, or choose another --run"
+        raise InputError("\n".join([what, *told]))
+
+
+def _differing(before: BaseModel, now: BaseModel, prefix: str) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the dotted key of each value in which two models differ, with both."""
+    sides = [(prefix, before.model_dump(), now.model_dump())]
+    while sides:
+        key, a, b = sides.pop()
+        if isinstance(a, dict) and isinstance(b, dict):
+            sides += [(f"{key}.{name}".lstrip("."), a.get(name), b.get(name)) for name in reversed([*(a | b)])]
+        elif a != b:
+            yield key, a, b
+
+
 def find_runs(root: Path) -> list[RunDir]:
-    """Return the run directories in `root`, oldest first."""
-    plans = sorted(root.glob("*/plan.json"), key=lambda file: file.stat().st_mtime)
-    return [RunDir(file.parent) for file in plans]
+    """Return the run directories in `root`, oldest first; those of which only the ledger is left too."""
+    found = []
+    for folder in root.iterdir() if root.is_dir() else ():
+        run = RunDir(folder)
+        for path in (run.plan_file, run.ledger):
+            with contextlib.suppress(OSError):  # no run, or being removed
+                found.append((path.lstat().st_mtime, run))
+                break
+    return [run for _, run in sorted(found, key=lambda pair: pair[0])]
 
 
 def last_lines(path: Path, lines: int) -> list[str]:
-    """Return the last lines of a text file that are not empty, [] where it is not there."""
-    if not path.exists():
+    """Return the last lines of a text file that are not empty, [] where it is not there or not to be read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 65536))
+            text = file.read().decode(errors="replace")
+    except OSError:
         return []
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 65536))
-        text = file.read().decode(errors="replace")
     return [line for line in text.splitlines() if line.strip()][-lines:]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
+def _without_seals(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return what plan.json holds without the seals of the other files."""
+    plan = {key: value for key, value in fields.items() if key != "site_sha256"}
+    for task in plan["tasks"]:
+        del task["sha256"]
+    return plan
 
 
-def _yaml(model: BaseModel) -> bytes:
-    return write_yaml(model.model_dump()).encode()
-
-
-def _checked(model, fields, path: Path):
-    version = fields.get("schema_version") if isinstance(fields, dict) else None
+def _checked(
+    model: type[Kind], document: Document, path: Path, plain: Callable[[dict], dict] = lambda fields: fields
+) -> Kind:
+    """Return the content of plan.json or task.yaml, as `plain` makes it. Raises InputError where it is of another
+    schema, was changed or is damaged."""
+    version = document.data.get("schema_version")
     if version != SCHEMA:
         raise InputError(
             f"{path}: schema version {version!r}; this hpc_kit reads version {SCHEMA}. Finish the run with the"
             " hpc_kit that made it, or submit its job.yaml anew"
         )
+    fields = plain(records.open_seal(path, document.data))
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = re.sub(r"[^\w.]", "", ".".join(str(part) for part in first["loc"]))
-        raise InputError(f"{path}: damaged at {where}: {first['msg']}") from None
+        told = Document(document.path, fields, document.places).told(error)[0]
+        raise InputError(f"{told}; {records.ANEW}") from None

@@ -1,7 +1,8 @@
 """The ledger: an append-only file that says what became of each attempt at each task, and why.
 
 A task's state is that of its last attempt. `again` on an end says that the driver starts the task once more by
-itself; after an end without it, a later line for the same attempt is refused.
+itself; after an end without it, a later line for the same attempt is refused. So an end never changes: where what it
+says does not hold any more (done, and its done.json is gone), a new attempt follows, and says why.
 """
 
 import time
@@ -10,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpc_kit.files import append_lines, drop_torn_line, read_lines
+from hpc_kit.files import append_lines, drop_torn_line
+from hpc_kit.runs.records import LedgerLine, read_lines, skipped
 
 ENDS = ("done", "failed", "out_of_memory", "time_limit", "node_failure", "preempted", "cancelled", "lost")
 
@@ -39,18 +41,25 @@ class Ledger:
     def __init__(self, path: Path, task_ids: list[str]):
         self.path = path
         self.tasks = {task_id: Entry() for task_id in task_ids}
-        for line in read_lines(path):
-            self._apply(line)
+        for line in read_lines(path, LedgerLine):
+            try:
+                self._apply(line)
+            except ValueError as error:
+                skipped(f"{path}: {error}, and a later line says {line['state']}")
 
     @staticmethod
     def repair(path: Path) -> None:
         """Cut off a line that a killed driver left half-written. For the driver that holds the run's lock."""
         drop_torn_line(path)
 
-    def submit(self, task_ids: Iterable[str]) -> None:
-        """Record a new attempt at each of the tasks; attempts count from 1."""
+    def submit(self, task_ids: Iterable[str], reason: str = "") -> None:
+        """Record a new attempt at each of the tasks, with the reason where one is needed; attempts count from 1."""
+        why = {"reason": reason} if reason else {}
         self._append(
-            [{"task": name, "state": "submitted", "attempt": self.tasks[name].attempt + 1} for name in task_ids]
+            [
+                {"task": name, "state": "submitted", "attempt": self.tasks[name].attempt + 1, **why}
+                for name in task_ids
+            ]
         )
 
     def start(self, task_id: str, where: dict[str, Any]) -> None:
@@ -80,7 +89,7 @@ class Ledger:
             self._apply(line)
         append_lines(self.path, lines)
 
-    def _apply(self, line: dict[str, Any]) -> None:
+    def _apply(self, line: LedgerLine | dict[str, Any]) -> None:
         entry = self.tasks.setdefault(line["task"], Entry())
         if entry.ended and line["attempt"] <= entry.attempt:
             raise ValueError(f"attempt {entry.attempt} of {line['task']} already ended as {entry.state}")

@@ -8,9 +8,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hpc_kit.files import read_lines
 from hpc_kit.plan import Plan, Task
 from hpc_kit.runs.layout import RunDir
+from hpc_kit.runs.records import Epoch, read_lines
 from hpc_kit.runs.status import read_statuses
 from hpc_kit.spec.errors import InputError
 
@@ -39,7 +39,7 @@ def task_rows(run: RunDir, plan: Plan) -> Iterator[Row]:
 def epoch_rows(run: RunDir, plan: Plan) -> Iterator[Row]:
     """Yield a row an epoch: the fields of epochs.jsonl (docs/records.md)."""
     for task in plan.tasks:
-        for line in read_lines(run.task(task.id).epochs):
+        for line in read_lines(run.task(task.id).epochs, Epoch):
             maes = {f"val_mae_{name}": value for name, value in line.pop("val_maes", {}).items()}
             yield _head(task) | line | maes
 
@@ -113,13 +113,14 @@ def _tested(run: RunDir, plan: Plan) -> Iterator[tuple[Task, dict[str, Any]]]:
     for task in plan.tasks:
         folder = run.task(task.id)
         if folder.is_done():
-            targets = json.loads(folder.metrics.read_text()).get("targets")
+            targets = folder.read_metrics(dict[str, Any]).get("targets")
             if targets:
                 yield task, targets
 
 
 def _predictions(run: RunDir, task: Task) -> h5py.File:
     path = run.task(task.id).predictions
+    run.task(task.id).verify(path)
     try:
         return h5py.File(path, "r", locking=False)
     except OSError as error:

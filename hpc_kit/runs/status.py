@@ -6,6 +6,7 @@ from typing import Any
 from hpc_kit.plan import Plan, Task
 from hpc_kit.runs.layout import RunDir
 from hpc_kit.runs.ledger import ENDS, Entry, Ledger
+from hpc_kit.spec.errors import InputError, WorkError
 from hpc_kit.text import in_unit
 
 
@@ -69,7 +70,7 @@ class Statuses:
             return 0 if entry.state == "planned" else self._known[task_id][0][3]
         try:
             return self._run.task(task_id).progress.stat().st_mtime_ns
-        except FileNotFoundError:
+        except OSError:
             return 0
 
 
@@ -83,14 +84,20 @@ def read_statuses(run: RunDir) -> list[TaskStatus]:
 def _read(run: RunDir, task: Task, ledger: Ledger, driven: bool) -> TaskStatus:
     folder, entry = run.task(task.id), ledger.tasks[task.id]
     state, reason, hint, ended = entry.state, entry.reason, entry.hint, entry.ended
-    if not ended and folder.is_done():
+    missing = folder.why_not_done() if entry.state == "done" or not ended else ""
+    if entry.state == "done" and missing:
+        state, reason, hint = "lost", f"it was done, and now {missing}", "'hpc_kit resume' runs it again"
+    elif not ended and not missing:
         state, reason, hint, ended = "done", "", "", True
     elif state in ("submitted", "started") and not driven:
         state, reason = "interrupted", "its driver is gone"
         hint = "'hpc_kit resume' goes on from its last checkpoint"
     elif state in ENDS and not ended and not driven:
         hint = "'hpc_kit resume' goes on"
-    progress = folder.read_progress() if entry.attempt else {}
+    try:
+        progress = folder.read_progress() if entry.attempt else {}
+    except (InputError, WorkError) as error:
+        progress, reason = {}, "; ".join(filter(None, (reason, str(error))))
     total, unit = task.work.amount()
     return TaskStatus(
         id=task.id,

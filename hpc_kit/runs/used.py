@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from hpc_kit.files import read_lines
 from hpc_kit.runs.blocks import BlockLog
 from hpc_kit.runs.layout import RunDir
+from hpc_kit.runs.records import LedgerLine, read_lines
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ def used(run: RunDir) -> Used | None:
     log = BlockLog(run)
     tasks: dict[str, float] = {}
     started: dict[str, dict] = {}
-    for line in read_lines(run.ledger):
+    for line in read_lines(run.ledger, LedgerLine):
         task = line["task"]
         if line["state"] == "started":
             started[task] = line

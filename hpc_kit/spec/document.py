@@ -21,6 +21,7 @@ from hpc_kit.spec.yaml_text import MAX_DEPTH, Key, dotted, parse, read_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
 MAX_ERRORS = 20  # of one file are told
+_HOLDS_TEXT = (str, dict, list, tuple)
 
 
 class Strict(BaseModel):
@@ -55,11 +56,14 @@ def _texts(value: Any, path: Key) -> Iterator[tuple[Key, str]]:
         yield path, value
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield from _texts(key, (*path, key))
-            yield from _texts(item, (*path, key))
+            if isinstance(key, str):
+                yield (*path, key), key
+            if isinstance(item, _HOLDS_TEXT):  # no call for each number: plans of many tasks are read through here
+                yield from _texts(item, (*path, key))
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            yield from _texts(item, (*path, index))
+            if isinstance(item, _HOLDS_TEXT):
+                yield from _texts(item, (*path, index))
 
 
 @dataclass(frozen=True)
@@ -101,10 +105,13 @@ class Document:
         try:
             return model.model_validate(self.data)
         except ValidationError as error:
-            found = error.errors()
-            lines = [str(self.error(*self._explain(e))) for e in found[:MAX_ERRORS]]
-            lines += [f"and {len(found) - MAX_ERRORS} more"] * (len(found) > MAX_ERRORS)
+            lines = self.told(error)
+            lines[MAX_ERRORS:] = [f"and {len(lines) - MAX_ERRORS} more"] * (len(lines) > MAX_ERRORS)
             raise InputError("\n".join(lines)) from None
+
+    def told(self, error: ValidationError) -> list[str]:
+        """Return each thing that pydantic found wrong, as `file:line: dotted.key: message`."""
+        return [str(self.error(*self._explain(e))) for e in error.errors()]
 
     def _explain(self, error: dict) -> tuple[Key, str]:
         """Turn one of pydantic's errors into (key, message)."""

@@ -1,17 +1,17 @@
 """What trainings add to the page of a run: learning curves, errors, where the time went. The login side."""
 
-import json
 import statistics
 from collections.abc import Iterator
 
 import numpy as np
 
-from hpc_kit.files import read_lines
 from hpc_kit.plan import Plan, Task
 from hpc_kit.runs.layout import RunDir
+from hpc_kit.runs.records import Epoch, read_lines
 from hpc_kit.runs.rows import Column, predictions
 from hpc_kit.svg import COLOURS, Marks, Section, plot
 from hpc_kit.text import in_unit
+from hpc_kit.train.summary import Metrics
 
 MOST_POINTS = 12_000  # in one drawing; the worst stay, of the rest a sample
 WORST = 0.1  # of them that many
@@ -21,12 +21,8 @@ PARTS = ("data_wait_s", "compute_s", "eval_s", "checkpoint_s")
 def sections(run: RunDir, plan: Plan) -> Iterator[Section]:
     """Yield the sections of a run of trainings."""
     colours = _colours(plan.tasks)
-    epochs = {task.id: read_lines(run.task(task.id).epochs) for task in plan.tasks}
-    done = {
-        task.id: json.loads(run.task(task.id).metrics.read_text())
-        for task in plan.tasks
-        if run.task(task.id).is_done()
-    }
+    epochs = {task.id: read_lines(run.task(task.id).epochs, Epoch) for task in plan.tasks}
+    done = {task.id: run.task(task.id).read_metrics(Metrics) for task in plan.tasks if run.task(task.id).is_done()}
     if any(epochs.values()):
         yield _learning(plan.tasks, epochs, colours)
     if done:

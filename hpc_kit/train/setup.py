@@ -148,7 +148,7 @@ def write_fingerprint(task: Task, out: TaskDir, group: Group) -> str:
     if not group.is_main:
         return content["sha256"]
     if out.fingerprint.exists():
-        old = fingerprint.read_sha256(out.fingerprint)
+        old = fingerprint.read_fingerprint(out.fingerprint)["sha256"]
         if old != content["sha256"]:
             out.fingerprint.rename(out.path / f"fingerprint-{old[:12]}.json")
     write_json(out.fingerprint, content)

@@ -1,6 +1,5 @@
 """What the trainings of a run reached and where their time went, and the mean over seeds. The login side."""
 
-import json
 import statistics
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,11 +7,25 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from hpc_kit.files import read_lines
 from hpc_kit.plan import Task
 from hpc_kit.runs.layout import RunDir
+from hpc_kit.runs.records import Epoch, Record, read_lines
 from hpc_kit.runs.status import TaskStatus
 from hpc_kit.text import in_unit
+
+
+class TargetErrors(Record):
+    """What metrics.json says of one target, as far as it is read here."""
+
+    unit: str
+    test_mae: float | None
+    baseline_mae: float | None
+
+
+class Metrics(Record):
+    """metrics.json, as far as it is read here."""
+
+    targets: dict[str, TargetErrors]
 
 
 @dataclass
@@ -88,8 +101,8 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
 
 def _row(run: RunDir, task: Task, status: TaskStatus, spent: float | None) -> Row:
     folder = run.task(task.id)
-    metrics = json.loads(folder.metrics.read_text()) if status.state == "done" else {}
-    epochs = read_lines(folder.epochs)
+    metrics = folder.read_metrics(Metrics) if status.state == "done" else {}
+    epochs = read_lines(folder.epochs, Epoch)
     steady = epochs[1:] or epochs
     wait, work = (sum(line[key] for line in steady) for key in ("data_wait_s", "compute_s"))
     walls = [line["wall_s"] for line in steady if line["wall_s"] is not None]

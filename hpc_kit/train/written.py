@@ -10,8 +10,9 @@ import torch
 
 from hpc_kit.data.loader import Dataset
 from hpc_kit.data.splits import Parts
-from hpc_kit.files import append_line, drop_torn_line, read_lines
+from hpc_kit.files import append_line, drop_torn_line
 from hpc_kit.runs.layout import TaskDir
+from hpc_kit.runs.records import Epoch, read_lines
 from hpc_kit.train.best import Best
 from hpc_kit.train.checkpoint import load_checkpoint
 from hpc_kit.train.distributed import Group
@@ -123,7 +124,8 @@ def catch_up(out: TaskDir, progress: Progress, resumed: bool, record: dict[str, 
     if progress.best_epoch is not None:
         load_checkpoint(out.best)
     drop_torn_line(out.epochs)
-    if len(read_lines(out.epochs)) < progress.epoch and record is not None:  # killed before the line was written
+    written = {line["epoch"] for line in read_lines(out.epochs, Epoch)}
+    if record is not None and record["epoch"] not in written:  # killed before the line was written, or it is damaged
         append_line(out.epochs, record)
     where = f", batch {progress.batch}" if progress.batch else ""
     print(f"resuming at epoch {progress.epoch + 1}{where}", flush=True)

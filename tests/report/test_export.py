@@ -13,9 +13,9 @@ from conftest import ListSource, hpc_kit, probe_run, small_run
 import hpc_kit as package
 from hpc_kit.data.prepare import Settings, prepare
 from hpc_kit.data.structures import Structure
-from hpc_kit.files import read_lines
 from hpc_kit.report.export import write_tables
 from hpc_kit.report.leaderboard import Submitter, write_submission
+from hpc_kit.runs.records import read_lines
 from hpc_kit.runs.rows import TABLES
 from hpc_kit.spec.data import Graph
 from hpc_kit.spec.errors import InputError

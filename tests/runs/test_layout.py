@@ -19,10 +19,11 @@ def test_run_of_another_schema_version_is_refused(tmp_path):
 
 def test_damaged_plan_is_named(tmp_path):
     run = small_run(tmp_path / "run")
-    plan = json.loads(run.plan_file.read_text())
-    del plan["tasks"][0]["seed"]
-    run.plan_file.write_text(json.dumps(plan))
-    with pytest.raises(InputError, match="plan.json: damaged at tasks.0.seed"):
+    text = run.plan_file.read_text()
+    run.plan_file.write_text(text[: len(text) // 2])
+    with pytest.raises(
+        InputError, match=r"plan.json:\d+:\d+: is damaged: not valid JSON: EOF .*; put it back as it was"
+    ):
         run.read_plan()
 
 

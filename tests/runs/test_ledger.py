@@ -2,8 +2,8 @@
 
 import pytest
 
-from hpc_kit.files import read_lines
 from hpc_kit.runs.ledger import Ledger
+from hpc_kit.runs.records import read_lines
 
 
 @pytest.fixture

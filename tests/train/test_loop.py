@@ -16,10 +16,10 @@ from conftest import ListSource, run_small, small_run
 from hpc_kit.data.manifest import read_manifest
 from hpc_kit.data.prepare import Settings, prepare
 from hpc_kit.data.structures import Structure
-from hpc_kit.files import read_lines
 from hpc_kit.models import build_model
 from hpc_kit.ranks import Ranks
 from hpc_kit.runs.preempt import Watch
+from hpc_kit.runs.records import read_lines
 from hpc_kit.spec.data import Graph
 from hpc_kit.spec.errors import InputError, Preempted, WorkError
 from hpc_kit.spec.shipped import shipped_folder

@@ -16,7 +16,7 @@ from some_graphs import rattled
 
 from hpc_kit.data.prepare import Settings, prepare
 from hpc_kit.data.structures import Structure
-from hpc_kit.files import read_lines
+from hpc_kit.runs.records import read_lines
 from hpc_kit.spec.data import Graph
 from hpc_kit.spec.errors import InputError, WorkError
 from hpc_kit.train import loop, measured

@@ -8,8 +8,9 @@ from conftest import SMALL, small_run
 from some_graphs import stored_reference
 from torch import nn
 
-from hpc_kit.files import file_sha256, read_lines
+from hpc_kit.files import file_sha256
 from hpc_kit.models import build_model
+from hpc_kit.runs.records import read_lines
 from hpc_kit.spec.data import Graph
 from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.job import load_job

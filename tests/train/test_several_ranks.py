@@ -9,8 +9,8 @@ import pytest
 import torch
 from conftest import SMALL, hpc_kit, ledger_states, set_options, small_run, start_hpc_kit
 
-from hpc_kit.files import read_lines
 from hpc_kit.runs.layout import RunDir
+from hpc_kit.runs.records import read_lines
 from hpc_kit.task import run_task
 
 RANKS = ["resources.cpus_per_rank=1", "resources.ranks_per_node=2"]
