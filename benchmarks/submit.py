@@ -29,10 +29,15 @@ from hpc_kit.spec.site import load_site
 
 HPC_KIT = [sys.executable, "-m", "hpc_kit"]
 # Stands in the place of a container: `trivial exec ... IMAGE hpc_kit task DIR`.
-TRIVIAL = '#!/bin/sh\nfor last; do :; done\necho "{}" > "$last/done.json"\n'
+TRIVIAL = r"""#!/bin/sh
+for last; do :; done
+printf '{"schema_version": 2, "id": "%s", "finished_at": 0, "records": {}}' "${last##*/}" > "$last/done.json"
+"""
 PYTHON = f"""#!/bin/sh
 for last; do :; done
-exec {sys.executable} -c 'import sys; open(sys.argv[1], "w").write("{{}}")' "$last/done.json"
+exec {sys.executable} -c 'import json, sys
+done = {{"schema_version": 2, "id": sys.argv[1].split("/")[-1], "finished_at": 0, "records": {{}}}}
+json.dump(done, open(sys.argv[1] + "/done.json", "w"))' "$last"
 """
 SLEEPING = "#!/bin/sh\nsleep 600\n"
 PLAN = """

@@ -46,6 +46,8 @@ class Lock:
     def beat(self) -> None:
         """Show other hosts that the holder is alive."""
         me = self.holder()
+        if not self.path.exists():
+            raise InputError(f"{self.path.parent}: was deleted while it was worked in")
         if me.get("pid") != os.getpid() or me.get("host") != socket.gethostname():
             raise InputError(f"{self.path}: process {me.get('pid')} on {me.get('host')} has taken this over")
         self._write(me | {"beats": True})

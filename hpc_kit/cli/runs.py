@@ -103,14 +103,15 @@ def status(
     """Show what became of each task of a run, or of each run, from files alone; --refresh asks the scheduler too."""
     from hpc_kit.report import tables
     from hpc_kit.runs.layout import RunDir, find_runs
-    from hpc_kit.runs.status import read_statuses
+    from hpc_kit.runs.status import read_statuses, states_or_fault
 
     if refresh and run is None:
         raise InputError("--refresh needs a RUN")
     if run is None:
-        runs = {str(r.path): read_statuses(r) for r in find_runs(RUNS)}
+        runs = {str(r.path): states_or_fault(r) for r in find_runs(RUNS)}
         if as_json:
-            print(json.dumps({path: [s.as_json() for s in states] for path, states in runs.items()}, indent=2))
+            told = {p: {"error": x} if isinstance(x, str) else [s.as_json() for s in x] for p, x in runs.items()}
+            print(json.dumps(told, indent=2))
         elif runs:
             tables.print_runs(runs, console())
         else:

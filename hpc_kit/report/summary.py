@@ -15,6 +15,7 @@ from hpc_kit.sites.policy import estimate, plan_blocks
 def summarize(run: RunDir) -> dict[str, Any]:
     """Return what the room of the run's kind says of it, and what the run has used. Raises InputError."""
     plan = run.read_plan()
+    run.require_tasks()
     states = {status.id: status for status in read_statuses(run)}
     spent = used(run)
     room = kinds.login_side(plan.kind)

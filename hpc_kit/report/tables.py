@@ -4,6 +4,7 @@ from typing import Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from hpc_kit.runs.layout import RunDir
 from hpc_kit.runs.status import TaskStatus
@@ -11,12 +12,15 @@ from hpc_kit.runs.status import TaskStatus
 LOG_LINES = 10
 
 
-def print_runs(runs: dict[str, list[TaskStatus]], console: Console) -> None:
-    """Print one line a run: how many of its tasks are in which state."""
+def print_runs(runs: dict[str, list[TaskStatus] | str], console: Console) -> None:
+    """Print one line a run: how many of its tasks are in which state; or what is wrong with it."""
     table = Table("run", "tasks", "states")
     for path, states in runs.items():
+        if isinstance(states, str):
+            table.add_row(Text(path), "?", Text(states))
+            continue
         counts = {name: sum(s.state == name for s in states) for name in sorted({s.state for s in states})}
-        table.add_row(path, str(len(states)), ", ".join(f"{n} {name}" for name, n in counts.items()))
+        table.add_row(Text(path), str(len(states)), ", ".join(f"{n} {name}" for name, n in counts.items()))
     console.print(table)
 
 
@@ -26,7 +30,8 @@ def print_tasks(states: list[TaskStatus], console: Console) -> None:
     for s in states:
         before = f"before: {s.before}" if s.before and not s.ended else ""
         why = "; ".join(filter(None, (s.reason, s.hint, before)))
-        table.add_row(s.label, s.state, str(s.attempt), f"{s.done}/{s.total} {s.unit}", s.said or "-", why)
+        so_far = f"{s.done}/{s.total} {s.unit}"
+        table.add_row(Text(s.label), s.state, str(s.attempt), so_far, s.said or "-", Text(why))
     console.print(table)
 
 

@@ -5,7 +5,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -71,7 +71,7 @@ class TaskDir:
         """Read task.yaml. Raises InputError where it is missing, damaged, of another schema, of another task, or was
         changed after it was written."""
         document = records.read_sealed_yaml(self.task_file)
-        task = _checked(Task, document, self.task_file)
+        task = _checked(Task, _intact(document))
         if task.id != self.path.name:
             raise InputError(f"{self.task_file}: is of the task {task.id!r}, not of its folder's; {records.ANEW}")
         return task
@@ -80,8 +80,9 @@ class TaskDir:
         """Return done.json, None where there is none. Raises InputError where it is not this task's or damaged."""
         remedy = "remove it, and 'hpc_kit resume' runs the task again"
         done = read_json(self.done, records.Done, remedy)
-        if done is not None and done["id"] != self.path.name:
-            raise InputError(f"{self.done}: is of the task {done['id']!r}, not of its folder's; {remedy}")
+        if done is not None and (done["id"], done["schema_version"]) != (self.path.name, SCHEMA):
+            which = f"task {done['id']!r}, schema version {done['schema_version']}"
+            raise InputError(f"{self.done}: is of {which}, not of its folder's task and {SCHEMA}; {remedy}")
         return done
 
     def is_done(self) -> bool:
@@ -109,7 +110,7 @@ class TaskDir:
         return read_json(self.metrics, kind, records.AGAIN)
 
     def verify(self, path: Path) -> None:
-        """See that a record of a task that is done is what done.json vouches for. Raises InputError where it is not."""
+        """See that a record of a task that is done is the one that done.json vouches for. Raises InputError."""
         found, done = records.file_sha256(path, records.AGAIN), self.read_done()
         if found is None:
             raise InputError(f"{path}: is gone; {records.AGAIN}")
@@ -183,6 +184,7 @@ class RunDir:
 
     plan_file = property(lambda self: self.path / "plan.json")
     job_file = property(lambda self: self.path / "job.yaml")
+    tasks = property(lambda self: self.path / "tasks")
     site_file = property(lambda self: self.path / "site.yaml")
     image_file = property(lambda self: self.path / "image.json")
     ledger = property(lambda self: self.path / "ledger.jsonl")
@@ -207,23 +209,34 @@ class RunDir:
         return content.decode().strip()
 
     def task(self, task_id: str) -> TaskDir:
-        return TaskDir(self.path / "tasks" / task_id, self.path)
+        return TaskDir(self.tasks / task_id, self.path)
 
     def read_plan(self) -> Plan:
         """Read plan.json. Raises InputError where this is no run directory, or one of another schema, or plan.json is
         damaged or was changed after it was written."""
-        return _checked(Plan, self._plan_fields(), self.plan_file, _without_seals)
+        document = self._plan()
+        del document.data["site_sha256"]
+        for task in document.data["tasks"]:
+            del task["sha256"]
+        return _checked(Plan, document)
 
-    def _plan_fields(self) -> Document:
+    def _plan(self) -> Document:
+        """Return what plan.json holds: the plan, and the seals of the other files. Raises InputError."""
         fields = records.read_sealed_json(self.plan_file)
         if fields is None:
             raise InputError(f"{self.path}: not a run directory: it holds no plan.json")
-        return Document(str(self.plan_file), fields, {})
+        return _intact(Document(str(self.plan_file), fields, {}))
+
+    def require_tasks(self) -> None:
+        """Raise InputError where the folder of all tasks is gone."""
+        if not self.tasks.is_dir():
+            raise InputError(f"{self.tasks}: is gone, and all that the tasks had left with it; submit job.yaml anew")
 
     def check_tasks(self, ids: Collection[str]) -> None:
         """See that task.yaml of the tasks `ids`, and site.yaml, are those that plan.json was written with. Raises
         InputError naming the one that is not."""
-        fields = self._plan_fields().data
+        self.require_tasks()
+        fields = self._plan().data
         seals = {self.task(task["id"]).task_file: task["sha256"] for task in fields["tasks"] if task["id"] in ids}
         for path, seal in {self.site_file: fields["site_sha256"], **seals}.items():
             content = records.read_bytes(path, records.ANEW)
@@ -339,28 +352,21 @@ def last_lines(path: Path, lines: int) -> list[str]:
     return [line for line in text.splitlines() if line.strip()][-lines:]
 
 
-def _without_seals(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return what plan.json holds without the seals of the other files."""
-    plan = {key: value for key, value in fields.items() if key != "site_sha256"}
-    for task in plan["tasks"]:
-        del task["sha256"]
-    return plan
-
-
-def _checked(
-    model: type[Kind], document: Document, path: Path, plain: Callable[[dict], dict] = lambda fields: fields
-) -> Kind:
-    """Return the content of plan.json or task.yaml, as `plain` makes it. Raises InputError where it is of another
-    schema, was changed or is damaged."""
+def _intact(document: Document) -> Document:
+    """Return the content of plan.json or task.yaml without its seal. Raises InputError where it is of another schema
+    or was changed."""
     version = document.data.get("schema_version")
     if version != SCHEMA:
         raise InputError(
-            f"{path}: schema version {version!r}; this hpc_kit reads version {SCHEMA}. Finish the run with the"
-            " hpc_kit that made it, or submit its job.yaml anew"
+            f"{document.path}: schema version {version!r}; this hpc_kit reads version {SCHEMA}. Finish the run with"
+            " the hpc_kit that made it, or submit its job.yaml anew"
         )
-    fields = plain(records.open_seal(path, document.data))
+    return Document(document.path, records.open_seal(Path(document.path), document.data), document.places)
+
+
+def _checked(model: type[Kind], document: Document) -> Kind:
+    """Return the content of plan.json or task.yaml. Raises InputError where it is damaged."""
     try:
-        return model.model_validate(fields)
+        return model.model_validate(document.data)
     except ValidationError as error:
-        told = Document(document.path, fields, document.places).told(error)[0]
-        raise InputError(f"{told}; {records.ANEW}") from None
+        raise InputError(f"{document.told(error)[0]}; {records.ANEW}") from None

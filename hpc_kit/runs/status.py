@@ -81,6 +81,14 @@ def read_statuses(run: RunDir) -> list[TaskStatus]:
     return Statuses(run, plan, ledger, driven=run.lock.is_held()).all()
 
 
+def states_or_fault(run: RunDir) -> list[TaskStatus] | str:
+    """Return the states of a run's tasks, or what is wrong with the run: one among many hides none of the others."""
+    try:
+        return read_statuses(run)
+    except (InputError, WorkError) as error:
+        return str(error)
+
+
 def _read(run: RunDir, task: Task, ledger: Ledger, driven: bool) -> TaskStatus:
     folder, entry = run.task(task.id), ledger.tasks[task.id]
     state, reason, hint, ended = entry.state, entry.reason, entry.hint, entry.ended

@@ -79,7 +79,6 @@ def test_an_atom_is_a_row_where_forces_are_predicted(trained, tmp_path):
     task = trained.read_plan().tasks[0]
     copy = small_run(tmp_path / "run", "seeds=[3]", "grid={train.epochs: [2, 1]}", "data.target=[zpve, homo]")
     folder = copy.task(task.id)
-    folder.done.write_text("{}")
     folder.metrics.write_text(json.dumps({"targets": {"energy": {"test_mae": 1.0}, "forces": {"test_mae": 2.0}}}))
     with h5py.File(folder.predictions, "w") as file:
         file["ids"], file["z"], file["atom_ptr"] = [b"a", b"b"], [8, 1, 1], [0, 1, 3]
@@ -87,6 +86,7 @@ def test_an_atom_is_a_row_where_forces_are_predicted(trained, tmp_path):
             file[f"{kind}/forces"] = [[i + shift] * 3 for i in range(3)]
             file[f"{kind}/energy"] = [1.0, 2.0]
             file[f"{kind}/energy"].attrs["unit"] = "eV"
+    folder.write_done(2)
     rows = list(TABLES["forces"](copy, copy.read_plan()))
     assert [(row["id"], row["atom"], row["z"]) for row in rows] == [("a", 0, 8), ("b", 0, 1), ("b", 1, 1)]
     assert [(row["true_x"], row["predicted_z"]) for row in rows] == [(0.0, 0.5), (1.0, 1.5), (2.0, 2.5)]
