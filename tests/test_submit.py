@@ -247,15 +247,17 @@ def test_half_written_ledger_line_does_not_stop_a_resume(tmp_path):
 # A task that counts its attempts in last.pt and is preempted until `attempts` are made.
 PREEMPTED = """
 import os, sys, time
+from pathlib import Path
+from hpc_kit.runs.layout import task_directory
 folder, attempts, gets_on = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-last, done = os.path.join(folder, "last.pt"), os.path.join(folder, "done.json")
+last = os.path.join(folder, "last.pt")
 made = os.path.getsize(last) if os.path.exists(last) else 0
 if made + 1 < attempts:
     if gets_on:
         open(last, "a").write("x")
     open(os.path.join(folder, "stopped.json"), "w").write('{"cause": "preempted", "text": "SIGTERM was sent"}')
     sys.exit(75)
-open(done, "w").write("{}")
+task_directory(Path(folder)).write_done(2)
 """
 
 

@@ -34,6 +34,7 @@ def run(tmp_path_factory):
         del file["ids"]
         ids[0] = HOSTILE.encode()
         file["ids"] = ids
+    first.write_done(2)
     third.last.write_bytes(b"no checkpoint")
     with pytest.raises(WorkError) as failure:
         run_task(third.path)

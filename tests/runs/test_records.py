@@ -16,12 +16,12 @@ from test_abuse import AS_ANYBODY
 from hpc_kit.files import write_json
 from hpc_kit.report import tables
 from hpc_kit.report.logs import print_logs
-from hpc_kit.report.rows import TABLES
 from hpc_kit.report.summary import print_summary, summarize
 from hpc_kit.runs.blocks import BlockLog
 from hpc_kit.runs.fingerprint import read_fingerprint
 from hpc_kit.runs.layout import RunDir, create_run, find_runs
 from hpc_kit.runs.ledger import Ledger
+from hpc_kit.runs.rows import TABLES
 from hpc_kit.runs.status import read_statuses, states_or_fault
 from hpc_kit.spec.errors import InputError, WorkError
 from hpc_kit.spec.job import load_job
