@@ -1,6 +1,5 @@
 """Jobs of kind "predict": what a user writes, and what came of a run. The login side; run.py is the node's."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +12,7 @@ from hpc_kit.plan import Task, Varied, Works
 from hpc_kit.plan import Work as AnyWork
 from hpc_kit.predict.weights import find_weights
 from hpc_kit.runs.layout import RunDir
+from hpc_kit.runs.records import Record
 from hpc_kit.runs.stated import stated
 from hpc_kit.runs.status import TaskStatus
 from hpc_kit.spec.document import Document, Strict
@@ -116,12 +116,21 @@ def _weights(model: Path, document: Document) -> list[Weights]:
         raise document.error(("predict", "model"), f"{error.filename}: cannot be read: {error.strerror}") from None
 
 
+class Metrics(Record):
+    """metrics.json, as far as it is read here."""
+
+    structures: int
+    parts: list[Any]
+    rejected: int
+    targets: dict[str, dict[str, Any]]
+
+
 def summarize(
     run: RunDir, tasks: list[Task], states: dict[str, TaskStatus], spent: dict[str, float]
 ) -> dict[str, Any]:
     """Return what is said of each prediction that came to its end."""
     done = [run.task(task.id) for task in tasks if states[task.id].state == "done"]
-    return {"predictions": [{"folder": str(one.parts), **json.loads(one.metrics.read_text())} for one in done]}
+    return {"predictions": [{"folder": str(one.parts), **one.read_metrics(Metrics)} for one in done]}
 
 
 def print_summary(summary: dict[str, Any], console: Console) -> None:

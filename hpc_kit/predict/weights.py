@@ -33,8 +33,10 @@ def find_weights(path: Path) -> Found:
     _check_kind(path, task.read_task().kind)
     if not task.best.exists():
         raise InputError(f"{path}: holds no best.pt: its training has not validated once; see its log.txt")
-    notes = [] if task.is_done() else [f"{path}: its training has not ended; these are the best weights so far"]
-    return Found([task.best], notes)
+    if not task.is_done():
+        return Found([task.best], [f"{path}: its training has not ended; these are the best weights so far"])
+    task.verify(task.best)
+    return Found([task.best])
 
 
 def _of_run(run: RunDir) -> Found:
@@ -56,6 +58,8 @@ def _of_run(run: RunDir) -> Found:
     notes = []
     if len(done) < len(tasks):
         notes.append(f"{run.path}: {len(done)} of its {len(tasks)} tasks are done, and these make the ensemble")
+    for task in done:
+        task.verify(task.best)
     return Found([task.best for task in done], notes)
 
 
