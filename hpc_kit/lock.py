@@ -47,7 +47,7 @@ class Lock:
         """Show other hosts that the holder is alive."""
         me = self.holder()
         if not self.path.exists():
-            raise InputError(f"{self.path.parent}: was deleted while it was worked in")
+            raise InputError(f"{self.path.parent}: was deleted while its tasks were run")
         if me.get("pid") != os.getpid() or me.get("host") != socket.gethostname():
             raise InputError(f"{self.path}: process {me.get('pid')} on {me.get('host')} has taken this over")
         self._write(me | {"beats": True})
@@ -87,7 +87,7 @@ class Lock:
         text = json.dumps(holder).encode()
         os.pwrite(self._handle, text, 0)
         os.ftruncate(self._handle, len(text))
-        os.utime(self.path)
+        os.utime(self._handle)
 
     def _beats_elsewhere(self) -> bool:
         holder = self.holder()

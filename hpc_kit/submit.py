@@ -73,6 +73,8 @@ def drive(
         show(states)
         return states
     except OSError as error:
+        if not run.path.exists():
+            raise WorkError(f"{run.path}: was deleted while its tasks were run") from None
         raise WorkError(
             f"{run.path}: {error.strerror or error}; 'hpc_kit resume' goes on once that is mended"
         ) from None

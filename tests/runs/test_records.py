@@ -277,3 +277,14 @@ def test_run_is_not_driven_with_other_resources_or_another_site(tmp_path):
         "site.container.command: was 'apptainer', is 'singularity'",
         "site.poll_s: was 60.0, is 5.0",
     ]
+
+
+def test_run_that_is_deleted_under_its_driver_ends_it_in_one_line(tmp_path):
+    run = probe_run(tmp_path / "run", "probe.steps=600")
+
+    def show(states):
+        if states[0].state == "started":
+            shutil.rmtree(run.path)
+
+    with pytest.raises((InputError, WorkError), match=r"^.*/run: was deleted while its tasks were run$"):
+        drive(run, run.read_plan(), run.read_site(), show, parsl=False)
