@@ -85,8 +85,8 @@ def test_prepare_job_then_a_training_on_its_shards(molecules):
     assert trained.returncode == 0, trained.stdout + trained.stderr
 
 
-def test_option_given_twice_is_refused(molecules):
-    out = hpc_kit("data", "prepare", *OWN, "--option", "csv=other.csv", "--out", "set", cwd=molecules)
+def test_option_given_twice_is_refused(molecules, command):
+    out = command("data", "prepare", *OWN, "--option", "csv=other.csv", "--out", "set")
     assert (out.returncode, out.stderr) == (2, "--option csv: given twice\n")
 
 
@@ -112,8 +112,8 @@ def test_rejects_are_counted_and_named(molecules):
         ([*OWN, "--out", "own.csv"], "own.csv"),
     ],
 )
-def test_wrong_input_gets_a_message_and_exit_code_2(molecules, arguments, message):
-    out = hpc_kit("data", "prepare", *arguments, cwd=molecules)
+def test_wrong_input_gets_a_message_and_exit_code_2(molecules, command, arguments, message):
+    out = command("data", "prepare", *arguments)
     assert out.returncode == 2, out.stdout + out.stderr
     assert message in out.stderr and "Traceback" not in out.stderr
     assert not (molecules / "x").exists()
