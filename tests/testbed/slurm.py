@@ -88,6 +88,9 @@ LogFile={state}/slurmdbd.log
 GRES = "NodeName=gpua[001-004] Name=gpu Type=a100 File=/dev/fakegpu[0-3]\n"
 
 
+_AT_WORK = ("idle", "mixed", "allocated")
+
+
 class Cluster:
     """The cluster; `up` may be called on one that is up."""
 
@@ -187,8 +190,7 @@ class Cluster:
         run("scancel", "--user=root")
         run("scancel", f"--user={USER}")
         for node in self._declared_dead:
-            resume = ("scontrol", "update", f"NodeName={node}", "State=RESUME")
-            _wait(node, lambda resume=resume: subprocess.run(resume, capture_output=True).returncode == 0, 30)
+            _wait(node, lambda node=node: _takes_back(node), 30)
         self._declared_dead = []
         for number, node in enumerate(NODES, 1):
             if not _lives(STATE / f"{node}.pid"):
@@ -306,6 +308,12 @@ def _end(file: Path) -> None:
         with contextlib.suppress(psutil.TimeoutExpired):
             process.wait(20)
     file.unlink(missing_ok=True)
+
+
+def _takes_back(node: str) -> bool:
+    """Have Slurm use a node again, and tell whether it does; one that has come back by itself cannot be resumed."""
+    subprocess.run(["scontrol", "update", f"NodeName={node}", "State=RESUME"], capture_output=True)
+    return run("sinfo", "--noheader", "--Node", f"--nodes={node}", "--format=%T").split()[0] in _AT_WORK
 
 
 def _is_ours(process: psutil.Process) -> bool:
