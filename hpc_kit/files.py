@@ -13,7 +13,7 @@ import stat
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from hpc_kit.spec.errors import InputError, WorkError
 
@@ -108,10 +108,15 @@ def expect_ordinary(path: Path) -> None:
 def file_sha256(path: Path) -> str:
     """Return the sha256 of a file, read in pieces."""
     expect_ordinary(path)
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
+        return digest_of(file)
+
+
+def digest_of(file: BinaryIO) -> str:
+    """Return the sha256 of what is left to read of an open file, read in pieces."""
+    digest = hashlib.sha256()
+    while piece := file.read(1 << 20):
+        digest.update(piece)
     return digest.hexdigest()
 
 

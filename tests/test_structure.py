@@ -141,3 +141,9 @@ def test_only_the_command_line_crosses_to_the_node_side_and_only_when_asked():
 
 def test_files_are_short():
     assert [name for name, path in modules().items() if len(path.read_text().splitlines()) > 400] == []
+
+
+def test_names_of_test_files_are_unique():
+    """pytest imports each by its name alone: two of one name, and nothing runs."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(name for name in set(names) if names.count(name) > 1) == []

@@ -9,7 +9,6 @@ Not for: what users write (spec/document.py), shard sets (data/manifest.py), che
 
 import contextlib
 import functools
-import hashlib
 import io
 import json
 import os
@@ -24,7 +23,7 @@ import pydantic_core
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import NotRequired, TypedDict
 
-from hpc_kit.files import content_sha256, is_of_disk
+from hpc_kit.files import content_sha256, digest_of, is_of_disk
 from hpc_kit.spec.document import Document
 from hpc_kit.spec.errors import InputError, WorkError
 from hpc_kit.spec.yaml_text import read_yaml
@@ -162,7 +161,7 @@ def read_bytes(path: Path, remedy: str = REMOVE) -> bytes | None:
 def file_sha256(path: Path, remedy: str = REMOVE) -> str | None:
     """Return the sha256 of a file, read in pieces, None where there is none. Raises InputError, WorkError."""
     with _opened(path, remedy) as file:
-        return None if file is None else hashlib.file_digest(file, "sha256").hexdigest()
+        return None if file is None else digest_of(file)
 
 
 @contextlib.contextmanager
