@@ -19,11 +19,12 @@ from hpc_kit.data.structures import Structure
 from hpc_kit.models import build_model
 from hpc_kit.ranks import Ranks
 from hpc_kit.runs.preempt import Watch
-from hpc_kit.runs.records import read_lines
+from hpc_kit.runs.records import read_lines, sealed
 from hpc_kit.spec.data import Graph
 from hpc_kit.spec.errors import InputError, Preempted, WorkError
 from hpc_kit.spec.shipped import shipped_folder
 from hpc_kit.spec.site import NODE_LOCAL
+from hpc_kit.spec.yaml_text import read_yaml, write_yaml
 from hpc_kit.task import run_task
 from hpc_kit.train import loop, state
 from hpc_kit.train.distributed import Group
@@ -285,7 +286,11 @@ def test_data_set_that_changed_since_planning_is_refused(tmp_path):
     run = small_run(tmp_path / "run", "seeds=[0]")
     task = run.task(run.read_plan().tasks[0].id)
     sha = read_manifest(shipped_folder("embedded") / "qm9_sample").sha256
-    task.task_file.write_text(task.task_file.read_text().replace(sha, "f" * 64))
+    fields, _ = read_yaml(task.task_file)
+    assert fields["work"]["dataset_sha256"] == sha
+    fields["work"]["dataset_sha256"] = "f" * 64
+    del fields["sha256"]
+    task.task_file.write_text(write_yaml(sealed(fields)))
     with pytest.raises(InputError, match="not the data set this task was planned with"):
         run_task(task.path)
 
