@@ -71,6 +71,8 @@ class TaskDir:
         """Read task.yaml. Raises InputError where it is missing, damaged, of another schema, of another task, or was
         changed after it was written."""
         document = records.read_sealed_yaml(self.task_file)
+        if document is None:
+            raise InputError(f"{self.path}: not a task directory: it holds no task.yaml")
         task = _checked(Task, _intact(document))
         if task.id != self.path.name:
             raise InputError(f"{self.task_file}: is of the task {task.id!r}, not of its folder's; {records.ANEW}")
@@ -252,6 +254,8 @@ class RunDir:
     def read_site(self) -> Site:
         """Read the site this run was submitted to. Raises InputError where it is not as it was written."""
         document = records.read_sealed_yaml(self.site_file)
+        if document is None:
+            raise InputError(f"{self.site_file}: is gone; {records.ANEW}")
         fields = records.open_seal(self.site_file, document.data)
         return Document(document.path, fields, document.places).check(Site)
 

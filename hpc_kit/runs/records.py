@@ -245,10 +245,13 @@ def sealed_json(fields: dict[str, Any], many: str) -> bytes:
     return f"{head.removesuffix(']}')}\n{items}\n]}}\n".encode()
 
 
-def read_sealed_yaml(path: Path, remedy: str = ANEW) -> Document:
-    """Return the content of a sealed file of YAML with its seal, unchecked. Raises InputError, WorkError."""
+def read_sealed_yaml(path: Path, remedy: str = ANEW) -> Document | None:
+    """Return the content of a sealed file of YAML with its seal, unchecked; None where there is none.
+
+    Raises InputError where it is damaged, WorkError.
+    """
     if read_bytes(path, remedy) is None:
-        raise InputError(f"{path}: is gone; {remedy}")
+        return None
     try:
         fields, places = read_yaml(path)
     except InputError as error:
