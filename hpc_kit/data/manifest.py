@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hpc_kit.files import content_sha256
+from hpc_kit.files import content_sha256, expect_ordinary
 from hpc_kit.spec.errors import InputError, allowed
 
 SCHEMA = 1
@@ -127,6 +127,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and check `folder`/manifest.json. Raises InputError where it is missing, foreign or altered."""
     path = folder / FILE_NAME
     try:
+        expect_ordinary(path)
         fields = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{folder}: not a shard set: it holds no {FILE_NAME}") from None

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -235,3 +236,13 @@ def test_sources_can_be_sent_to_a_worker(tmp_path):
     record = next(source.records())
     sent, raw = pickle.loads(pickle.dumps((source, record)))
     assert sent.convert(*raw).targets == {"ehull": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("source", "options"),
+    [("qm9", {}), ("md17", {}), ("jarvis", {}), ("hmof", {"csv": "t.csv"}), ("smiles", {}), ("files", {})],
+)
+def test_a_pipe_is_refused_where_reading_it_would_never_end(tmp_path, source, options):
+    os.mkfifo(tmp_path / "x.csv")
+    with pytest.raises(InputError, match=f"x.csv: is no ordinary file; source '{source}' wants"):
+        open_source(source, tmp_path / "x.csv", options)

@@ -54,7 +54,7 @@ def file(options: dict[str, str], name: str, folder: Path | None = None) -> Path
             return place
     looked_for = " and ".join(dict.fromkeys(map(str, places)))
     if any(place.exists() for place in places):
-        raise InputError(f"option {name}={options[name]}: must name a file, and found a folder ({looked_for})")
+        raise InputError(f"option {name}={options[name]}: must name an ordinary file, and found none ({looked_for})")
     raise InputError(f"option {name}={options[name]}: no such file, looked for {looked_for}")
 
 
@@ -64,6 +64,8 @@ def existing(path: Path | None, source: str, what: str, kind: Literal["file", "f
         raise InputError(f"source {source!r} needs a path: {what}")
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; source {source!r} wants {what}")
+    if not path.is_dir() and not path.is_file():  # a pipe or a device, which reading may never come to the end of
+        raise InputError(f"{path}: is no ordinary file; source {source!r} wants {what}")
     found = "folder" if path.is_dir() else "file"
     if kind not in ("any", found):
         raise InputError(f"{path}: is a {found}; source {source!r} wants {what}")

@@ -123,7 +123,7 @@ def structure_of(smiles: str) -> tuple[np.ndarray, np.ndarray]:
 
 def open_source(path: Path | None, options: dict[str, str]) -> Smiles:
     """Open a table of SMILES."""
-    path = opt.existing(path, "smiles", "a CSV file with a column of SMILES, or a .smi file")
+    path = opt.existing(path, "smiles", "a CSV file with a column of SMILES, or a .smi file", "file")
     names, units = opt.names(options, "columns"), {}
     for pair in opt.names(options, "units"):
         name, colon, unit = pair.partition(":")
