@@ -10,7 +10,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def console(stderr: bool = False):
-    """Return where tables are printed; rich is loaded when one is."""
+    """Return where tables are printed; rich is loaded when one is. Brackets and colons in paths and labels stay."""
     from rich.console import Console
 
-    return Console(stderr=stderr)
+    return Console(stderr=stderr, markup=False, emoji=False)

@@ -4,7 +4,9 @@ import io
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
+from hpc_kit.cli.options import console
 from hpc_kit.report.summary import print_summary
 
 TARGETS = {
@@ -36,3 +38,14 @@ def test_nothing_of_a_summary_is_cut(width):
     mean_row = text.partition("├")[2]
     assert mean_row.count("energy") == 2 and mean_row.count("forces") == 2
     assert all(len(line) <= width for line in text.splitlines())
+
+
+def test_brackets_and_colons_in_paths_and_labels_stay(capsys):
+    table = Table()
+    table.add_column("task")
+    table.add_row("data.target=[zpve, homo] [/x]")
+    out = console()
+    out.print("run: /scratch/a[b]/:smile:", table)
+    told = capsys.readouterr().out
+    assert "/scratch/a[b]/:smile:" in told
+    assert "data.target=[zpve, homo] [/x]" in told
