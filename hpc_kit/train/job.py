@@ -144,6 +144,8 @@ def _check_data(job: Job, document: Document, folder: Path, manifest: Manifest) 
     unit = manifest.targets[job.data.target[0]].unit
     if job.data.forces and unit != "eV":
         reason = f"are minus the gradient of an energy in eV, and {job.data.target[0]} is in {unit or 'no unit'}"
+        if not unit:
+            reason += f": if it is one, prepare the data with --option units={job.data.target[0]}:eV"
         raise document.error(("data", "forces"), reason)
     if job.data.forces and (reason := manifest.without_forces()):
         raise document.error(("data", "forces"), f"{folder} {reason}")
