@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Collection, Iterator
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from hpc_kit.files import file_sha256, remove_leftovers, write_atomically, write_json
+from hpc_kit.files import file_sha256, is_of_disk, remove_leftovers, write_atomically, write_json
 from hpc_kit.lock import Lock
 from hpc_kit.plan import SCHEMA, Plan, Task
 from hpc_kit.runs import records
@@ -298,7 +299,10 @@ def create_run(path: Path, plan: Plan, job: Job, site: Site) -> RunDir:
         fields = {"schema_version": plan.schema_version, "name": plan.name, "site_sha256": machine["sha256"]}
         write_atomically(run.plan_file, records.sealed_json(fields | {"tasks": tasks}, "tasks"))
     except OSError as error:
-        raise InputError(f"{path}: the run directory cannot be made: {error.strerror}") from None
+        kind = WorkError if is_of_disk(error) else InputError
+        if kind is WorkError:  # what was begun would stand in the way once there is space
+            shutil.rmtree(path, ignore_errors=True)
+        raise kind(f"{path}: the run directory cannot be made: {error.strerror}") from None
     return run
 
 

@@ -1,12 +1,13 @@
 """Run directories: foreign and outdated ones are refused."""
 
 import json
+import resource
 
 import pytest
 from conftest import small_run
 
 from hpc_kit.runs.layout import RunDir
-from hpc_kit.spec.errors import InputError
+from hpc_kit.spec.errors import InputError, WorkError
 
 
 def test_run_of_another_schema_version_is_refused(tmp_path):
@@ -33,6 +34,18 @@ def test_folder_that_is_no_run_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(InputError, match="exists and is not a run directory"):
         small_run(tmp_path)
+
+
+def test_run_that_the_disk_does_not_hold_leaves_nothing_and_can_be_submitted_again(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # a file that is larger does not fit
+    try:
+        with pytest.raises(WorkError, match="run: the run directory cannot be made: File too large"):
+            small_run(tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+    assert small_run(tmp_path / "run").read_plan().tasks
 
 
 def test_same_job_opens_the_run_and_another_is_refused(tmp_path):
