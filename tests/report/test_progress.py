@@ -1,6 +1,7 @@
 """Lines of a run under way: what a resumed task did before is not shown as new."""
 
 import io
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -45,3 +46,11 @@ def test_bar_of_a_resumed_task_shows_no_old_error():
     bars([_status(41)])
     bars.close()
     assert "val MAE" not in before and "val MAE 12 meV" in out.file.getvalue()
+
+
+def test_brackets_in_a_label_are_no_markup():
+    out = Console(file=io.StringIO(), width=120, force_terminal=True)
+    bars = Bars(out)
+    bars([replace(_status(40), label="data.target=[zpve, homo] [/x]")])
+    bars.close()
+    assert "data.target=[zpve, homo] [/x]" in out.file.getvalue()
