@@ -13,7 +13,8 @@ import numpy as np
 from hpc_kit.files import append_lines, write_json
 from hpc_kit.plan import make_plan
 from hpc_kit.report.page import write_page
-from hpc_kit.runs.layout import RunDir, create_run
+from hpc_kit.runs.create import create_run
+from hpc_kit.runs.layout import RunDir
 from hpc_kit.spec.job import load_job
 from hpc_kit.spec.site import load_site
 

@@ -44,7 +44,7 @@ PLAN = """
 import resource, sys, time
 from pathlib import Path
 from hpc_kit.plan import make_plan
-from hpc_kit.runs.layout import create_run
+from hpc_kit.runs.create import create_run
 from hpc_kit.spec.job import load_job
 from hpc_kit.spec.site import load_site
 file = load_job("quickstart", [f"seeds={list(range(int(sys.argv[1])))}"])

@@ -23,7 +23,8 @@ from hpc_kit.images.sif import misfits, read_image
 from hpc_kit.plan import Plan, make_plan
 from hpc_kit.report.summary import summarize
 from hpc_kit.runs.blocks import BlockLog
-from hpc_kit.runs.layout import RunDir, TaskDir, create_run, new_run_path
+from hpc_kit.runs.create import create_run, new_run_path
+from hpc_kit.runs.layout import RunDir, TaskDir
 from hpc_kit.runs.ledger import Ledger
 from hpc_kit.runs.process import end_session, is_alive
 from hpc_kit.runs.status import Statuses, TaskStatus

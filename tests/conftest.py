@@ -15,7 +15,8 @@ from hpc_kit.cli import main
 from hpc_kit.data.manifest import Target
 from hpc_kit.data.structures import Structure
 from hpc_kit.plan import make_plan
-from hpc_kit.runs.layout import RunDir, TaskDir, create_run
+from hpc_kit.runs.create import create_run
+from hpc_kit.runs.layout import RunDir, TaskDir
 from hpc_kit.spec.job import load_job
 from hpc_kit.spec.site import load_site
 from hpc_kit.task import run_task

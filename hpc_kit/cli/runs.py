@@ -47,7 +47,7 @@ def submit(
     With --run naming an existing run of the same tasks, only those not done are run.
     """
     from hpc_kit.plan import make_plan
-    from hpc_kit.runs.layout import create_run
+    from hpc_kit.runs.create import create_run
     from hpc_kit.spec.job import load_job
     from hpc_kit.spec.site import load_site
     from hpc_kit.submit import prepare
@@ -72,7 +72,7 @@ def submit(
 def run(job: JobArgument, sets: SetOption = [], run: RunOption = None) -> None:
     """Run all tasks of a job here and now, one after the other, without Parsl."""
     from hpc_kit.plan import make_plan
-    from hpc_kit.runs.layout import create_run
+    from hpc_kit.runs.create import create_run
     from hpc_kit.spec.job import load_job
     from hpc_kit.spec.site import load_site
     from hpc_kit.submit import prepare
@@ -234,7 +234,7 @@ def _tell_notes(plan) -> None:
 
 
 def _run_path(run: Path | None, name: str) -> Path:
-    from hpc_kit.runs.layout import new_run_path
+    from hpc_kit.runs.create import new_run_path
     from hpc_kit.spec.text import control_character
 
     path = (run or new_run_path(RUNS, name)).absolute()

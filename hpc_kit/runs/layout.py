@@ -3,29 +3,24 @@
 import contextlib
 import os
 import re
-import shutil
 import time
-import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from hpc_kit.files import file_sha256, is_of_disk, remove_leftovers, write_atomically, write_json
+from hpc_kit.files import file_sha256, remove_leftovers, write_json
 from hpc_kit.lock import Lock
 from hpc_kit.plan import SCHEMA, Plan, Task
 from hpc_kit.runs import records
 from hpc_kit.runs.records import read_json
 from hpc_kit.spec.document import Document
 from hpc_kit.spec.errors import InputError, RankLost, WorkError
-from hpc_kit.spec.job import Job
 from hpc_kit.spec.site import Site
-from hpc_kit.spec.yaml_text import write_yaml
 
 Kind = TypeVar("Kind")
-MOST_TOLD = 10  # differences of a run from what is submitted to it
 
 
 @dataclass(frozen=True)
@@ -265,76 +260,6 @@ def task_directory(folder: Path) -> TaskDir:
     """Return the task directory at `folder`, which is tasks/<id> of its run."""
     path = folder.absolute()
     return TaskDir(path, path.parent.parent)
-
-
-def new_run_path(root: Path, name: str) -> Path:
-    """Return a path for a new run, `root/<name>-<time>`, that does not exist yet."""
-    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    candidates = (root / (stem + suffix) for suffix in ["", *(f"-{n}" for n in range(2, 100))])
-    return next(path for path in candidates if not path.exists())
-
-
-def create_run(path: Path, plan: Plan, job: Job, site: Site) -> RunDir:
-    """Make the run directory, or open the one that is there if it holds the same tasks, site and resources.
-
-    Raises InputError where `path` holds something else. plan.json is written last: a directory without it
-    was never submitted.
-    """
-    run = RunDir(path)
-    if run.plan_file.exists():
-        _refuse_others(run, plan, site)
-        return run
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"{path}: exists and is not a run directory; choose another --run")
-    try:
-        tasks = [records.sealed(task.model_dump()) for task in plan.tasks]
-        for fields in tasks:
-            folder = run.task(fields["id"])
-            folder.path.mkdir(parents=True)
-            folder.task_file.write_bytes(write_yaml(fields).encode())  # nobody reads it before plan.json is there
-        write_atomically(run.key_file, f"{uuid.uuid4().hex[:8]}\n".encode())
-        write_atomically(run.job_file, write_yaml(job.model_dump()).encode())
-        machine = records.sealed(site.model_dump())
-        write_atomically(run.site_file, write_yaml(machine).encode())
-        fields = {"schema_version": plan.schema_version, "name": plan.name, "site_sha256": machine["sha256"]}
-        write_atomically(run.plan_file, records.sealed_json(fields | {"tasks": tasks}, "tasks"))
-    except OSError as error:
-        kind = WorkError if is_of_disk(error) else InputError
-        if kind is WorkError:  # what was begun would stand in the way once there is space
-            shutil.rmtree(path, ignore_errors=True)
-        raise kind(f"{path}: the run directory cannot be made: {error.strerror}") from None
-    return run
-
-
-def _refuse_others(run: RunDir, plan: Plan, site: Site) -> None:
-    """Raise InputError where a run holds other tasks than `plan`, or was submitted with another site, image or other
-    resources: its tasks read their own files, whatever a driver is told."""
-    before = run.read_plan()
-    theirs, ours = ({task.id: task for task in p.tasks} for p in (before, plan))
-    if theirs.keys() != ours.keys():
-        other = len(theirs.keys() - ours.keys())
-        raise InputError(
-            f"{run.path}: is a run of other tasks ({other} of its {len(theirs)} are not in this job);"
-            " choose another --run"
-        )
-    pairs = [("site", run.read_site(), site), *(("", theirs[name], ours[name]) for name in ours)]
-    found = (_differing(a, b, prefix) for prefix, a, b in pairs if a != b)
-    told = list(dict.fromkeys(f"{key}: was {a!r}, is {b!r}" for differing in found for key, a, b in differing))
-    if told:
-        told[MOST_TOLD:] = [f"and {len(told) - MOST_TOLD} more"] * (len(told) > MOST_TOLD)
-        what = f"{run.path}: was submitted with other values; 'hpc_kit resume' it as it is, or choose another --run"
-        raise InputError("\n".join([what, *told]))
-
-
-def _differing(before: BaseModel, now: BaseModel, prefix: str) -> Iterator[tuple[str, Any, Any]]:
-    """Yield the dotted key of each value in which two models differ, with both."""
-    sides = [(prefix, before.model_dump(), now.model_dump())]
-    while sides:
-        key, a, b = sides.pop()
-        if isinstance(a, dict) and isinstance(b, dict):
-            sides += [(f"{key}.{name}".lstrip("."), a.get(name), b.get(name)) for name in reversed([*(a | b)])]
-        elif a != b:
-            yield key, a, b
 
 
 def find_runs(root: Path) -> list[RunDir]:

@@ -12,7 +12,8 @@ from conftest import hpc_kit
 from hpc_kit.plan import make_plan
 from hpc_kit.predict.predictor import Predictor
 from hpc_kit.report.summary import summarize
-from hpc_kit.runs.layout import RunDir, TaskDir, create_run
+from hpc_kit.runs.create import create_run
+from hpc_kit.runs.layout import RunDir, TaskDir
 from hpc_kit.runs.status import read_statuses
 from hpc_kit.spec.errors import InputError, Preempted
 from hpc_kit.spec.job import load_job

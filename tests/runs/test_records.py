@@ -18,8 +18,9 @@ from hpc_kit.report import tables
 from hpc_kit.report.logs import print_logs
 from hpc_kit.report.summary import print_summary, summarize
 from hpc_kit.runs.blocks import BlockLog
+from hpc_kit.runs.create import create_run
 from hpc_kit.runs.fingerprint import read_fingerprint
-from hpc_kit.runs.layout import RunDir, create_run, find_runs
+from hpc_kit.runs.layout import RunDir, find_runs
 from hpc_kit.runs.ledger import Ledger
 from hpc_kit.runs.rows import TABLES
 from hpc_kit.runs.status import read_statuses, states_or_fault
@@ -262,18 +263,48 @@ def test_task_of_another_run_is_refused(training, tmp_path):
         run.task(moved.name).read_task()
 
 
-def test_run_is_not_driven_with_other_resources_or_another_site(tmp_path):
+def test_other_resources_are_written_anew_before_anything_starts_and_told(tmp_path, capsys):
     run = small_run(tmp_path / "run", "seeds=[0, 1]")
-    site = run.read_site()
-    with pytest.raises(InputError) as told:
-        small_run(tmp_path / "run", "seeds=[0, 1]", "resources.walltime=00:01:00", "resources.retries=2")
-    first, *differing = str(told.value).splitlines()
-    assert first.startswith(f"{run.path}: was submitted with other values; 'hpc_kit resume' it as it is, or choose")
-    assert differing == ["resources.walltime: was '00:10:00', is '00:01:00'", "resources.retries: was 5, is 2"]
-    other = site.model_copy(update={"poll_s": 5.0, "container": Container(command="singularity", gpu="nv")})
+    small_run(tmp_path / "run", "seeds=[0, 1]", "resources.walltime=00:01:00", "resources.retries=2")
+    assert capsys.readouterr().err.splitlines() == [
+        "written anew:",
+        "resources.walltime: was '00:10:00', is '00:01:00'",
+        "resources.retries: was 5, is 2",
+    ]
+    told = [run.task(task.id).read_task().resources for task in run.read_plan().tasks]
+    assert {(resources.walltime, resources.retries) for resources in told} == {("00:01:00", 2)}
+    assert "walltime: 00:01:00" in run.job_file.read_text().replace("'", "")
+    run.check_tasks([task.id for task in run.read_plan().tasks])  # the seals are those of the new files
+
+
+def test_nothing_is_written_anew_under_a_driver_at_work(tmp_path):
+    run = small_run(tmp_path / "run", "seeds=[0]")
+    before = run.plan_file.read_bytes()
+    held = run.lock
+    assert held.acquire()
+    code = "import sys; from pathlib import Path; from conftest import small_run;"
+    code += " small_run(Path(sys.argv[1]), 'seeds=[0]', 'resources.retries=2')"
+    told = subprocess.run(
+        [sys.executable, "-c", code, str(run.path)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+    )
+    assert "is being driven; 'hpc_kit cancel' it first" in told.stderr
+    held.release()
+    assert run.plan_file.read_bytes() == before
+
+
+def test_run_is_not_driven_on_another_site(tmp_path):
+    run = small_run(tmp_path / "run", "seeds=[0, 1]")
+    other = run.read_site().model_copy(
+        update={"poll_s": 5.0, "container": Container(command="singularity", gpu="nv")}
+    )
     with pytest.raises(InputError) as told:
         create_run(run.path, run.read_plan(), load_job("quickstart").job, other)
-    assert str(told.value).splitlines()[1:] == [
+    first, *differing = str(told.value).splitlines()
+    assert first.startswith(f"{run.path}: was submitted with other values; 'hpc_kit resume' it as it is, or choose")
+    assert differing == [
         "site.container.command: was 'apptainer', is 'singularity'",
         "site.poll_s: was 60.0, is 5.0",
     ]
