@@ -144,6 +144,7 @@ class Document:
             "list_type": "must be a list",
             "dict_type": "must hold keys and values",
             "model_type": "must hold keys and values",
+            "model_attributes_type": "must hold keys and values",  # of a union told apart by a key
             "too_short": "must not be empty",
             "string_pattern_mismatch": "must match {pattern}",
         }.get(kind)

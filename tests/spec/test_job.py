@@ -54,6 +54,7 @@ def test_walltime_without_quotes_is_not_turned_into_seconds(job_file):
         (JOB + "  optimizer: adma\n", 7, "'adma' is not allowed; did you mean 'adam'? allowed: adam, adamw, sgd"),
         (JOB + "  learning_rate: .inf\n", 7, "train.learning_rate: must be a finite number"),
         (JOB + "  precision: true\n", 7, "train.precision: True is not allowed"),
+        (JOB + "model: schnet\n", 7, "model: must hold keys and values (got 'schnet')"),
         (JOB + "model: {name: schnett}\n", 7, "did you mean 'schnet'?"),
         (JOB.replace("source: sample", "source: qm10"), 3, "data.source: 'qm10' is not allowed"),
         (JOB + "resources:\n  walltime: 2 hours\n", 8, "must be hours:minutes:seconds"),
