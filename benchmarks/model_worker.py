@@ -28,6 +28,7 @@ def ours(settings: dict) -> Callable[[], float]:
     from hpc_kit.data.loader import Dataset
     from hpc_kit.data.sampling import Limits
     from hpc_kit.models import build_model
+    from hpc_kit.models.compiling import compiled
     from hpc_kit.spec.data import Graph
     from hpc_kit.spec.models import Model
 
@@ -38,7 +39,7 @@ def ours(settings: dict) -> Callable[[], float]:
     data = Dataset(Path(settings["folder"]), [settings["target"]], graph)
     index, limits = np.arange(settings["graphs"]), Limits(settings["batch_size"])
     model = build_model(TypeAdapter(Model).validate_python(settings["model"]), graph)
-    predict = torch.compile(model, dynamic=True) if settings["compile"] else model
+    predict = compiled(model) if settings["compile"] else model
     optimizer = torch.optim.AdamW(model.parameters())
     ahead = 2 if torch.get_num_threads() > 1 else 0
     number = 0

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hpc_kit.data.batches import GraphBatch
 from hpc_kit.data.features import element_table
+from hpc_kit.models.compiling import left_alone
 from hpc_kit.models.layers import (
     BatchNorm,
     Linear,
@@ -144,7 +145,7 @@ class Convolution(nn.Module):
         return nn.functional.softplus(x + self.norm(summed))
 
 
-@torch.compiler.disable  # a loop over pieces, whose number depends on the batch
+@left_alone  # a loop over pieces, whose number depends on the batch
 def _gated_sum(*arguments) -> Tensor:
     return _GatedSum.apply(*arguments)
 

@@ -5,6 +5,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from hpc_kit.models.compiling import left_alone
 from hpc_kit.models.layers import (
     BatchNorm,
     Linear,
@@ -49,7 +50,7 @@ class EdgeGatedConv(nn.Module):
         return self.bn_nodes(h, silu=True, residual=x), y
 
 
-@torch.compiler.disable  # a loop over blocks, whose number depends on the batch
+@left_alone  # a loop over blocks, whose number depends on the batch
 def _edge_gate(y, weight, nodes, src, dst, kind, norm):
     with torch.autocast(y.device.type, enabled=False):
         affine = (None, None) if norm is None else (norm.weight, norm.bias)

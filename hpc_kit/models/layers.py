@@ -7,6 +7,8 @@ from functools import partial
 import torch
 from torch import distributed, nn
 
+from hpc_kit.models.compiling import left_alone
+
 
 class ShiftedSoftplus(nn.Module):
     """ln(0.5 e^x + 0.5), smooth and zero at zero (Schuett et al. 2017, arXiv:1706.08566, section 4.1)."""
@@ -131,7 +133,7 @@ class BatchNorm(nn.BatchNorm1d):
         with torch.autocast(x.device.type, enabled=False):
             return self._normalise(x, repeats, silu, residual)
 
-    @torch.compiler.disable  # a loop over blocks, whose number depends on the batch
+    @left_alone  # a loop over blocks, whose number depends on the batch
     def _normalise(self, x, repeats, silu, residual) -> torch.Tensor:
         if self.training:
             with torch.no_grad():

@@ -17,6 +17,7 @@ from hpc_kit.data.shards import read_composition, stores_forces
 from hpc_kit.data.splits import Parts, draw
 from hpc_kit.files import write_json
 from hpc_kit.models import build_model
+from hpc_kit.models.compiling import compiled
 from hpc_kit.plan import Task
 from hpc_kit.runs import fingerprint
 from hpc_kit.runs.layout import TaskDir
@@ -100,7 +101,7 @@ def assemble(
     ran = model
     if settings.compile:
         check_compiler(device, environment)
-        ran = torch.compile(model, dynamic=True)
+        ran = compiled(model)
     objective = Objective(ran, scale, settings, work.data.forces).to(device)
     eval_objective, ema = objective, None
     if settings.ema:

@@ -20,6 +20,7 @@ from invariances import (
 from some_graphs import some_crystals, some_molecules
 
 from hpc_kit.models import _MODELS, build_model
+from hpc_kit.models.compiling import compiled
 from hpc_kit.models.parts import GraphModel
 from hpc_kit.spec import models
 from hpc_kit.spec.errors import InputError
@@ -84,7 +85,7 @@ def check_compiled(name: str, backend: str) -> None:
 
     expected = output_and_gradients(model)
     torch._dynamo.reset()
-    torch.testing.assert_close(output_and_gradients(torch.compile(model, dynamic=True, backend=backend)), expected)
+    torch.testing.assert_close(output_and_gradients(compiled(model, backend=backend)), expected)
 
 
 def test_traced_model_gives_the_same():

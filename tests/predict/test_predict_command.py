@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import subprocess
 import sys
 
 import ase.io
@@ -153,3 +154,9 @@ def test_wrong_input_is_one_or_two_lines_and_leaves_nothing_behind(hpc_kit_predi
     assert code == 2 and "bad.pt: is no whole checkpoint of hpc_kit" in errors and len(errors.splitlines()) == 1
     assert sorted(tmp_path.rglob("*")) == before and (tmp_path / "there.csv").read_text() == "kept"
     assert hpc_kit_predict(energy_run.path, "water.extxyz", "--out", "there.csv", "--force")[0] == 0
+
+
+def test_predicting_does_not_load_the_compiler_of_torch():
+    code = "import sys, hpc_kit.predict.output, hpc_kit.models.cgcnn; print('torch._dynamo' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert out.stdout == "False\n", out.stderr
