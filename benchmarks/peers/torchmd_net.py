@@ -20,10 +20,32 @@ def make(graphs: dict[str, np.ndarray], settings: dict[str, Any]) -> Callable[[]
     """Return a function that trains one epoch: fp32, MSE of the energy (and of the forces), AdamW."""
     if "shift" in graphs:
         raise ValueError("molecules only: the package asks for boxes of twice the cutoff")
+    with_forces = settings["forces"]
+    model = model_of(settings, with_forces)
+    data = [molecule(graphs, number, with_forces) for number in range(len(graphs["atom_ptr"]) - 1)]
+    loader = DataLoader(data, batch_size=settings["batch_size"], shuffle=True)
+    optimizer = torch.optim.AdamW(model.parameters())
+    mse = torch.nn.functional.mse_loss
+    model.train()
+
+    def epoch() -> None:
+        for batch in loader:
+            energy, forces = model(batch.z, batch.pos, batch.batch)
+            loss = mse(energy, batch.y)
+            if with_forces:
+                loss = loss + mse(forces, batch.neg_dy)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return epoch
+
+
+def model_of(settings: dict[str, Any], with_forces: bool) -> torch.nn.Module:
+    """Return the package's model with fresh weights: fp32, and with forces its `derivative`."""
     torch.manual_seed(settings["seed"])
     given, cutoff = settings["model"], settings["graph"]["cutoff"]
-    with_forces = settings["forces"]
-    model = create_model(
+    return create_model(
         {
             "model": "equivariant-transformer",
             "output_model": "Scalar",
@@ -49,23 +71,6 @@ def make(graphs: dict[str, np.ndarray], settings: dict[str, Any]) -> Callable[[]
             "prior_model": None,
         }
     )
-    data = [molecule(graphs, number, with_forces) for number in range(len(graphs["atom_ptr"]) - 1)]
-    loader = DataLoader(data, batch_size=settings["batch_size"], shuffle=True)
-    optimizer = torch.optim.AdamW(model.parameters())
-    mse = torch.nn.functional.mse_loss
-    model.train()
-
-    def epoch() -> None:
-        for batch in loader:
-            energy, forces = model(batch.z, batch.pos, batch.batch)
-            loss = mse(energy, batch.y)
-            if with_forces:
-                loss = loss + mse(forces, batch.neg_dy)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-
-    return epoch
 
 
 def molecule(graphs: dict[str, np.ndarray], number: int, with_forces: bool) -> Data:
