@@ -9,7 +9,7 @@ from conftest import PROBE, ROOT, SMALL, hpc_kit, probe_run, set_options, small_
 
 from hpc_kit.spec.job import load_job
 
-COMMANDS = ["submit", "run", "task", "status", "logs", "cancel", "resume", "report"]
+COMMANDS = ["submit", "run", "task", "status", "logs", "cancel", "resume", "report", "predict"]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
