@@ -33,7 +33,7 @@ def not_finite(
     else:
         why = f"; its graphs: {_names(members, data)}"
         remedy = "Lower train.learning_rate, set train.clip, or look at those graphs"
-    return WorkError(f"{where}: {what}{why}. last.pt keeps what was before. {remedy}")
+    return WorkError(f"{where}: {what}{why}. last.pt, where there is one, keeps what was before. {remedy}")
 
 
 def check_predictions(found: Predictions, data: Dataset, part: str) -> None:
@@ -45,8 +45,8 @@ def check_predictions(found: Predictions, data: Dataset, part: str) -> None:
     if bad.any():
         raise WorkError(
             f"the model predicts no finite number for {bad.sum()} of {len(bad)} graphs of the {part} part:"
-            f" {_names(found.index[bad], data)}. last.pt keeps what was before. Lower train.learning_rate, set"
-            " train.clip, or look at those graphs"
+            f" {_names(found.index[bad], data)}. last.pt, where there is one, keeps what was before."
+            " Lower train.learning_rate, set train.clip, or look at those graphs"
         )
 
 
