@@ -213,7 +213,7 @@ def from_the_shell(home: Path, repeats: int) -> None:
         str(home / "one.csv"),
     ]
     asked = {
-        "hpc_kit predict, one structure": ["-m", *command, str(home / "one.csv"), "--force"],
+        "hpc_kit predict, one structure": ["-m", *command, "--force"],
         "of that: python with torch alone": ["-c", "import torch"],
         "python with torch_geometric and ase": ["-c", "import torch_geometric.nn.models, ase.io"],
     }

@@ -24,7 +24,7 @@ def predict(
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N [a GPU where there is one].")] = None,
     batch: Annotated[int, typer.Option(help="Structures that are predicted together at most.")] = 128,
-    workers: Annotated[int | None, typer.Option(help="Processes that read files [usable cores].")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that read long inputs [usable cores].")] = None,
     modules: Annotated[
         list[str], typer.Option("--module", metavar="NAME", help="A module of your own that the model may import.")
     ] = [],

@@ -6,6 +6,7 @@ Not for: the predictions (predictor.py). Nothing here loads torch: worker proces
 import collections
 import hashlib
 import itertools
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from hpc_kit.spec.data import Graph
 from hpc_kit.spec.errors import InputError
 
 PIECE = 512  # structures that are read and predicted together
+PATIENCE_S = 3.0
 Loaded = tuple[Arrays | None, list[tuple[str, str]]]
 # What tells the content of a piece from others', and a function with its arguments, for this process or another.
 Task = tuple[str, Callable[..., Loaded], tuple]
@@ -87,15 +89,20 @@ class Pieces:
     ) -> Iterator[tuple[int, str, Arrays | None, list[tuple[str, str]]]]:
         """Yield of the pieces that are `wanted` (number, key, arrays with edges or None, rejects), in order.
 
-        Where there is more than one, `workers` processes read ahead. The key tells a piece from others.
+        Once reading has taken PATIENCE_S, `workers` processes read ahead: to start them takes seconds. The key tells
+        a piece from others.
         """
         tasks = ((number, *task) for number, task in enumerate(self.tasks) if wanted(number, task[0]))
-        start = list(itertools.islice(tasks, 2 if workers else 0))
-        tasks = itertools.chain(start, tasks)
-        if len(start) < 2:
-            for number, key, function, arguments in tasks:
-                yield number, key, *function(*arguments)
-            return
+        spent = 0.0
+        while not workers or spent < PATIENCE_S:
+            task = next(tasks, None)
+            if task is None:
+                return
+            number, key, function, arguments = task
+            began = time.perf_counter()
+            loaded = function(*arguments)
+            spent += time.perf_counter() - began
+            yield number, key, *loaded
         with Workers(workers) as pool:
             waiting: collections.deque = collections.deque()
             for number, key, function, arguments in tasks:

@@ -33,8 +33,7 @@ def open_output(path: Path, predictor: Predictor, said: str = "") -> Iterator[Wr
             yield write
     except OSError as error:
         what = f"{path}: not written: {error.strerror or error}"
-        # HDF5 gives no number to what a disk did to it.
-        raise (WorkError if is_of_disk(error) or error.errno is None else InputError)(what) from None
+        raise (WorkError if is_of_disk(error) else InputError)(what) from None
 
 
 def kind_of(path: Path) -> str:
@@ -90,7 +89,8 @@ def _json_lines(path: Path, predictor: Predictor, said: str) -> Iterator[Write]:
 
 @contextlib.contextmanager
 def _hdf5(path: Path, predictor: Predictor, said: str) -> Iterator[Write]:
-    with h5py.File(path, "w") as file:
+    # Made in memory: HDF5 itself, on a disk that is full, cannot be made to let go of the file.
+    with h5py.File("predictions", "w", driver="core", backing_store=False) as file:
         file.attrs["structure"] = said or "as given"
         file.attrs["dataset_sha256"] = predictor.dataset_sha256
         ends = [0]
@@ -123,6 +123,8 @@ def _hdf5(path: Path, predictor: Predictor, said: str) -> Iterator[Write]:
 
         yield write
         file["atom_ptr"] = np.array(ends, np.int64)
+        file.flush()
+        path.write_bytes(file.id.get_file_image())
 
 
 @contextlib.contextmanager

@@ -151,7 +151,8 @@ class Predictor:
         limits: Limits = BATCH,
         workers: int = 0,
     ) -> Iterator[Predicted]:
-        """Yield the predictions for one piece of the input after another; `workers` processes read ahead."""
+        """Yield the predictions for one piece of the input after another; `workers` processes read where that takes
+        long."""
         forces = self._wants(forces)
         with contextlib.closing(pieces.load(workers)) as loaded:
             for _, _, arrays, rejects in loaded:

@@ -160,3 +160,34 @@ def test_predicting_does_not_load_the_compiler_of_torch():
     code = "import sys, hpc_kit.predict.output, hpc_kit.models.cgcnn; print('torch._dynamo' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert out.stdout == "False\n", out.stderr
+
+
+FULL = """
+import subprocess, sys
+from pathlib import Path
+from hpc_kit.predict.command import predict_to
+from hpc_kit.spec.errors import WorkError
+
+best, given, disk = map(Path, sys.argv[1:])
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(disk)], check=True)
+for ending in ("csv", "jsonl", "h5", "extxyz"):
+    try:
+        predict_to(best, [given], disk / f"out.{ending}", forces=True, workers=0)
+    except WorkError as error:
+        print(error, [path.name for path in disk.iterdir()])
+"""
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0,
+    reason="this machine does not let its users mount a small disk to fill",
+)
+def test_full_disk_is_one_line_and_leaves_nothing_half_written(energy_run, tmp_path):
+    ase.io.write(tmp_path / "many.extxyz", [rattled(molecule("CH3CH2OH"), seed) for seed in range(2000)])
+    (tmp_path / "disk").mkdir()
+    best = energy_run.task(energy_run.read_plan().tasks[0].id).best
+    arguments = [sys.executable, "-c", FULL, best, tmp_path / "many.extxyz", tmp_path / "disk"]
+    out = subprocess.run(["unshare", "-rm", *arguments], capture_output=True, text=True, timeout=120)
+    for ending, line in zip(("csv", "jsonl", "h5", "extxyz"), out.stdout.splitlines(), strict=True):
+        assert f"disk/out.{ending}: not written: " in line and line.endswith("[]"), line
+    assert out.stderr == ""
