@@ -11,6 +11,7 @@ from conftest import hpc_kit
 
 from hpc_kit.plan import make_plan
 from hpc_kit.predict.predictor import Predictor
+from hpc_kit.report.page import page
 from hpc_kit.report.summary import summarize
 from hpc_kit.runs.create import create_run
 from hpc_kit.runs.layout import RunDir, TaskDir
@@ -19,6 +20,7 @@ from hpc_kit.spec.errors import InputError, Preempted
 from hpc_kit.spec.job import load_job
 from hpc_kit.spec.site import load_site
 from hpc_kit.task import run_task
+from hpc_kit.text import in_unit
 
 JOB = """
 name: numbers
@@ -123,6 +125,8 @@ def test_shard_set_is_predicted_a_shard_a_part_with_its_errors(job, tmp_path, en
     spread = np.square(found.truth - found.truth.mean()).sum()
     r2 = 1 - np.square(found.values - found.truth).sum() / spread
     assert errors["energy"]["r2"] == pytest.approx(r2, rel=1e-6)
+    shown = page(task.run)
+    assert "24 structures in 1 parts" in shown and f"{in_unit(errors['energy']['mae'], 'eV')}" in shown
 
 
 @pytest.mark.parametrize(
