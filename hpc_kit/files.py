@@ -38,9 +38,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(*paths: Path) -> None:
-    """Remove the temporary files that killed writers of `paths` have left, where nobody writes these any more."""
+    """Remove the temporary files that killed writers of `paths`, or of whatever is in those that are folders, have left
+    where nobody writes these any more."""
     for path in paths:
-        for leftover in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.tmp"):
+        folder, name = (path, "*") if path.is_dir() else (path.parent, glob.escape(path.name))
+        for leftover in folder.glob(f".{name}.{'[0-9a-f]' * 8}.tmp"):
             leftover.unlink(missing_ok=True)
 
 

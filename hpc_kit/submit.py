@@ -18,7 +18,7 @@ from typing import Any
 from hpc_kit import kinds
 from hpc_kit.checks import Check
 from hpc_kit.drive import RELEASE_S, Drive, what_is_left
-from hpc_kit.files import write_json
+from hpc_kit.files import remove_leftovers, write_json
 from hpc_kit.images.sif import misfits, read_image
 from hpc_kit.plan import Plan, make_plan
 from hpc_kit.report.summary import summarize
@@ -62,6 +62,7 @@ def drive(
     try:
         if parsl:
             _end_blocks(run, site)
+        remove_leftovers(run.path, run.splits)
         _keep_image(run, plan)
         ledger = _open_ledger(run, plan)
         todo = [task for task in plan.tasks if ledger.tasks[task.id].state != "done"]

@@ -18,7 +18,6 @@ from hpc_kit.files import atomic_path, make_folder, write_atomically, write_json
 from hpc_kit.plan import Task
 from hpc_kit.runs.fingerprint import read_fingerprint
 from hpc_kit.runs.layout import RunDir
-from hpc_kit.runs.records import Epoch, read_lines
 from hpc_kit.runs.rows import Row, prediction_rows
 from hpc_kit.spec.errors import InputError
 
@@ -99,7 +98,7 @@ def _write(run: RunDir, folder: Path, tasks: list[Task], tables: dict[str, str],
 def _metadata(run: RunDir, name: str, tasks: list[Task], who: Submitter) -> dict[str, Any]:
     conditions = [read_fingerprint(run.task(task.id).fingerprint)["comparable"] for task in tasks]
     software = conditions[0]["software"]
-    walls = [line["wall_s"] or 0.0 for task in tasks for line in read_lines(run.task(task.id).epochs, Epoch)]
+    walls = [line["wall_s"] or 0.0 for task in tasks for line in run.task(task.id).read_epochs()]
     return {
         "model_name": name,
         "project_url": who.project,

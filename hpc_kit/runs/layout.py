@@ -61,7 +61,7 @@ class TaskDir:
     @property
     def splits(self) -> Path:
         """Where the run keeps its split manifests; tasks with equal splits share one file."""
-        return self.home / "splits"
+        return self.run.splits
 
     def read_task(self) -> Task:
         """Read task.yaml. Raises InputError where it is missing, damaged, of another schema, of another task, or was
@@ -96,7 +96,7 @@ class TaskDir:
 
     def write_done(self, schema_version: int) -> None:
         """Say that the task is done, and the sha256 of each record that it leaves."""
-        vouched = (self.metrics, self.fingerprint, self.predictions, self.best)
+        vouched = (self.metrics, self.epochs, self.fingerprint, self.predictions, self.best)
         sums = {path.name: file_sha256(path) for path in vouched if path.exists()}
         finished = {"schema_version": schema_version, "id": self.path.name, "finished_at": time.time()}
         write_json(self.done, finished | {"records": sums})
@@ -106,6 +106,13 @@ class TaskDir:
         task wrote."""
         self.verify(self.metrics)
         return read_json(self.metrics, kind, records.AGAIN)
+
+    def read_epochs(self) -> list[records.Epoch]:
+        """Return the lines of epochs.jsonl so far. Raises InputError where they are not what a task that is done
+        wrote."""
+        if self.epochs.exists() and self.is_done():
+            self.verify(self.epochs)
+        return records.read_lines(self.epochs, records.Epoch)
 
     def verify(self, path: Path) -> None:
         """See that a record of a task that is done is the one that done.json vouches for. Raises InputError."""
@@ -192,6 +199,7 @@ class RunDir:
     key_file = property(lambda self: self.path / "key")
     driver_log = property(lambda self: self.path / "driver.log")
     cancel_request = property(lambda self: self.path / "cancel")
+    splits = property(lambda self: self.path / "splits")
 
     @property
     def lock(self) -> Lock:

@@ -10,7 +10,6 @@ import numpy as np
 
 from hpc_kit.plan import Plan, Task
 from hpc_kit.runs.layout import RunDir
-from hpc_kit.runs.records import Epoch, read_lines
 from hpc_kit.runs.status import read_statuses
 from hpc_kit.spec.errors import InputError
 
@@ -39,7 +38,7 @@ def task_rows(run: RunDir, plan: Plan) -> Iterator[Row]:
 def epoch_rows(run: RunDir, plan: Plan) -> Iterator[Row]:
     """Yield a row an epoch: the fields of epochs.jsonl (docs/records.md)."""
     for task in plan.tasks:
-        for line in read_lines(run.task(task.id).epochs, Epoch):
+        for line in run.task(task.id).read_epochs():
             maes = {f"val_mae_{name}": value for name, value in line.pop("val_maes", {}).items()}
             yield _head(task) | line | maes
 

@@ -7,7 +7,6 @@ import numpy as np
 
 from hpc_kit.plan import Plan, Task
 from hpc_kit.runs.layout import RunDir
-from hpc_kit.runs.records import Epoch, read_lines
 from hpc_kit.runs.rows import Column, predictions
 from hpc_kit.svg import COLOURS, Marks, Section, plot
 from hpc_kit.text import in_unit
@@ -21,7 +20,7 @@ PARTS = ("data_wait_s", "compute_s", "eval_s", "checkpoint_s")
 def sections(run: RunDir, plan: Plan) -> Iterator[Section]:
     """Yield the sections of a run of trainings."""
     colours = _colours(plan.tasks)
-    epochs = {task.id: read_lines(run.task(task.id).epochs, Epoch) for task in plan.tasks}
+    epochs = {task.id: run.task(task.id).read_epochs() for task in plan.tasks}
     done = {task.id: run.task(task.id).read_metrics(Metrics) for task in plan.tasks if run.task(task.id).is_done()}
     if any(epochs.values()):
         yield _learning(plan.tasks, epochs, colours)

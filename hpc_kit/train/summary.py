@@ -9,7 +9,7 @@ from rich.table import Table
 
 from hpc_kit.plan import Task
 from hpc_kit.runs.layout import RunDir
-from hpc_kit.runs.records import Epoch, Record, read_lines
+from hpc_kit.runs.records import Record
 from hpc_kit.runs.status import TaskStatus
 from hpc_kit.text import in_unit
 
@@ -102,7 +102,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
 def _row(run: RunDir, task: Task, status: TaskStatus, spent: float | None) -> Row:
     folder = run.task(task.id)
     metrics = folder.read_metrics(Metrics) if status.state == "done" else {}
-    epochs = read_lines(folder.epochs, Epoch)
+    epochs = folder.read_epochs()
     steady = epochs[1:] or epochs
     wait, work = (sum(line[key] for line in steady) for key in ("data_wait_s", "compute_s"))
     walls = [line["wall_s"] for line in steady if line["wall_s"] is not None]

@@ -13,6 +13,7 @@ from conftest import hpc_kit, probe_run
 from hpc_kit.report.summary import summarize
 from hpc_kit.spec.errors import InputError, WorkError
 from hpc_kit.spec.job import load_job
+from hpc_kit.submit import drive
 from hpc_kit.task import run_task
 
 
@@ -85,3 +86,14 @@ def test_sites_check_probes_with_the_resources_of_a_job(tmp_path):
     found = {check["name"]: check for check in json.loads(done.stdout)}
     assert found["probe"]["seen"] == "done"
     assert "for 1 ranks" in found["host"]["seen"]
+
+
+def test_a_driver_removes_what_killed_writers_have_left(tmp_path):
+    run = probe_run(tmp_path / "run", "probe={steps: 1, step_s: 0}")
+    run.splits.mkdir()
+    left = [run.path / ".plan.json.0123abcd.tmp", run.splits / ".x.json.0123abcd.tmp"]
+    kept = run.splits / "x.json"
+    for path in (*left, kept):
+        path.write_text("half")
+    (state,) = drive(run, run.read_plan(), run.read_site(), lambda states: None, parsl=False)
+    assert state.state == "done" and not any(path.exists() for path in left) and kept.exists()

@@ -226,6 +226,13 @@ def test_results_are_those_that_the_task_wrote(name, training, tmp_path):
         [list(rows(run, run.read_plan())) for rows in (TABLES["metrics"], TABLES["predictions"])]
 
 
+def test_epochs_of_a_task_that_is_done_are_vouched_for(training, tmp_path):
+    run, path = damaged_copy(training, tmp_path, "epochs.jsonl")
+    path.write_text(path.read_text().replace('"epoch": 0', '"epoch": 7', 1))
+    with pytest.raises(InputError, match="epochs.jsonl: was changed: it is not what done.json vouches for"):
+        list(TABLES["epochs"](run, run.read_plan()))
+
+
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [
@@ -314,8 +321,8 @@ def test_run_that_is_deleted_under_its_driver_ends_it_in_one_line(tmp_path):
     run = probe_run(tmp_path / "run", "probe.steps=600")
 
     def show(states):
-        if states[0].state == "started":
-            shutil.rmtree(run.path)
+        if states[0].state == "started" and run.path.exists():
+            run.path.rename(tmp_path / "gone")  # at once: removing file after file would race with the task
 
     with pytest.raises((InputError, WorkError), match=r"^.*/run: was deleted while its tasks were run$"):
         drive(run, run.read_plan(), run.read_site(), show, parsl=False)
