@@ -38,8 +38,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(*paths: Path) -> None:
-    """Remove the temporary files that killed writers of `paths`, or of whatever is in those that are folders, have left
-    where nobody writes these any more."""
+    """Remove the temporary files that killed writers have left of `paths`, or of whatever is in those that are
+    folders, where nobody writes these any more."""
     for path in paths:
         folder, name = (path, "*") if path.is_dir() else (path.parent, glob.escape(path.name))
         for leftover in folder.glob(f".{name}.{'[0-9a-f]' * 8}.tmp"):
