@@ -369,7 +369,8 @@ def test_resume_calls_nothing_failed_that_the_death_of_its_driver_ended(tmp_path
     for task_id, marker in zip(ids, markers, strict=True):
         folder = run.task(task_id)
         ledger.start(task_id, {"host": "here", "job": None})
-        folder.process.write_text('{"attempt": 1}')
+        gone = {"attempt": 1, "pid": 2**22 + 1, "host": "here", "job": None, "started_at": 0.0}
+        folder.process.write_text(json.dumps(gone))
         if marker:
             folder.exit.write_text(json.dumps({"attempt": 1, **marker}))
     run.task(ids[1]).stopped.write_text('{"cause": "preempted", "text": "SIGTERM was sent"}')
