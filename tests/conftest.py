@@ -115,6 +115,7 @@ class ListSource:
 SHARED = {"slurm_cluster": "testbed", "apptainer": "testbed", "installed": "installed", "submitted": "submitted"}
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of several processes of pytest (-n), one has all tests of a group."""
     for item in items:

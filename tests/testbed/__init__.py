@@ -21,10 +21,16 @@ CHROMIUM = "chromium-headless-shell"  # Debian's name of the package and of its 
 def slurm_cluster() -> Iterator[Cluster]:
     """The cluster, for all tests of a session. HPC_KIT_TESTBED=required fails where it cannot be had."""
     _have_or_skip(debian.missing("a Slurm cluster"))
-    cluster = Cluster()
-    cluster.up()
-    yield cluster
-    cluster.down()
+    with debian.locked("cluster", wait=False) as ours:
+        if not ours:
+            pytest.fail(
+                "another process has the test cluster. Under -n all of its tests belong to one process: pytest-xdist 3.8.0"
+                " groups tests up to pytest 9.1, and with 9.2 does not (constraints.txt)"
+            )
+        cluster = Cluster()
+        cluster.up()
+        yield cluster
+        cluster.down()
 
 
 @pytest.fixture(scope="session")
