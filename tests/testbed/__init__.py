@@ -24,8 +24,8 @@ def slurm_cluster() -> Iterator[Cluster]:
     with debian.locked("cluster", wait=False) as ours:
         if not ours:
             pytest.fail(
-                "another process has the test cluster. Under -n all of its tests belong to one process: pytest-xdist 3.8.0"
-                " groups tests up to pytest 9.1, and with 9.2 does not (constraints.txt)"
+                "another process has the test cluster. Under -n all of its tests belong to one process: pytest-xdist"
+                " 3.8.0 groups tests up to pytest 9.1, and with 9.2 does not (constraints.txt)"
             )
         cluster = Cluster()
         cluster.up()
