@@ -128,19 +128,27 @@ def test_output_that_cannot_be_written_is_said_in_a_line(tmp_path, command):
     assert (done.returncode, done.stderr) == (1, "output: No space left on device\n")
 
 
+def hear_interrupts() -> None:
+    """Undo what a shell does to a command in the background, as these tests may be: it is deaf to SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interrupt_ends_with_a_word(tmp_path):
     code = (
         "import sys, hpc_kit.images.doctor, _thread; sys.argv = ['hpc_kit', 'doctor', '--quick']\n"
         "hpc_kit.images.doctor.diagnose = lambda *_: _thread.interrupt_main()\n"
         "from hpc_kit.cli import main; main()"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, preexec_fn=hear_interrupts
+    )
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
 def test_interrupt_of_a_preparation_ends_its_workers_without_a_word(tmp_path):
     words = [sys.executable, "-m", "hpc_kit", "data", "prepare", "qm9", "--out", "set", "--workers", "2"]
-    process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    options = {"stderr": subprocess.PIPE, "text": True, "start_new_session": True, "preexec_fn": hear_interrupts}
+    process = subprocess.Popen(words, cwd=tmp_path, **options)
     while not (tmp_path / "set").exists():
         time.sleep(0.02)
     time.sleep(0.3)  # the workers are starting now

@@ -119,7 +119,7 @@ def test_two_nodes_of_two_ranks_train_inside(node_cpu, boxed, slurm, tmp_path):
     assert fingerprint["observed"]["image_sha256"] == read_image(node_cpu).sha256
     assert fingerprint["comparable"]["software"]["image"]["lock_sha256"] == LOCK.sha256
     assert json.loads((task.parents[1] / "image.json").read_text())["commit"]
-    assert "89 packages as locked" in next(task.parents[1].glob("blocks/*.out")).read_text()
+    assert f"{len(LOCK.packages)} packages as locked" in next(task.parents[1].glob("blocks/*.out")).read_text()
 
 
 def test_ranks_of_one_node_share_a_container(node_cpu, tmp_path):
