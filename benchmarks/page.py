@@ -13,6 +13,7 @@ import numpy as np
 from hpc_kit.files import append_lines, write_json
 from hpc_kit.plan import make_plan
 from hpc_kit.report.page import write_page
+from hpc_kit.runs import fingerprint
 from hpc_kit.runs.create import create_run
 from hpc_kit.runs.layout import RunDir
 from hpc_kit.spec.job import load_job
@@ -28,11 +29,13 @@ def make_run(path: Path, tested: int) -> RunDir:
     file = load_job("quickstart", [*SETS, f"train.epochs={EPOCHS}"])
     plan = make_plan(file)
     run, random = create_run(path, plan, file.job, load_site("local")), np.random.default_rng(0)
+    conditions = fingerprint.collect({}, {})
     for task in plan.tasks:
         folder = run.task(task.id)
         lines = [
             {
-                "epoch": n, "wall_s": sum(PARTS.values()) + 0.1, **PARTS, "graphs_per_s": random.normal(13000, 100),
+                "epoch": n, "graphs": 110000, "graphs_per_s": random.normal(13000, 100),
+                "wall_s": sum(PARTS.values()) + 0.1, **PARTS,
                 "train_loss": float(np.exp(-n / 20)), "val_mae": 0.7 * float(np.exp(-n / 20)) + 0.01,
                 "grad_norm": float(random.uniform(0.1, 2)), "peak_rss_mb": 900.0, "peak_gpu_mb": None,
             }
@@ -50,8 +53,8 @@ def make_run(path: Path, tested: int) -> RunDir:
         errors = {"unit": "eV", "test_mae": mae, "test_rmse": mae, "test_r2": 1.0, "baseline_mae": 0.67}
         graphs = {"train": 110000, "val": 10000, "test": tested}
         write_json(folder.metrics, {"targets": {"zpve": errors}, "graphs": graphs, "split_sha256": "0" * 64})
-        write_json(folder.fingerprint, {"comparable": {"cpu": {"model": "made up"}, "software": {"torch": "0"}}})
-        write_json(folder.done, {"schema_version": 2, "id": task.id, "finished_at": time.time()})
+        write_json(folder.fingerprint, conditions)
+        folder.write_done(task.schema_version)
     return run
 
 

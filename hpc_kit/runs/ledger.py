@@ -45,7 +45,7 @@ class Ledger:
             try:
                 self._apply(line)
             except ValueError as error:
-                skipped(f"{path}: {error}, and a later line says {line['state']}")
+                skipped(f"{path}: {error}, and a later line says {line['state']}; the line is left out")
 
     @staticmethod
     def repair(path: Path) -> None:

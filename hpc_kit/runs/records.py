@@ -198,24 +198,28 @@ def parse_json(path: Path, content: bytes, kind: type[Kind], remedy: str = REMOV
 def read_lines(path: Path, kind: type[Kind] = dict[str, Any]) -> list[Kind]:
     """Return the lines of a file of JSON lines, each as a `kind`; [] where there is no file.
 
-    A last line without its end, which a writer killed in the middle leaves behind, does not count. A damaged line is
-    left out, and told on stderr once.
+    A last line without its end, which a writer killed in the middle leaves behind, does not count. Damaged lines are
+    left out, and the first of them is told on stderr once.
     """
     content = read_bytes(path, "put it back, or remove it with all that it said") or b""
-    reader, found = _reader(kind), []
+    reader, found, faults = _reader(kind), [], []
     for number, line in enumerate(content.split(b"\n")[:-1], 1):
         if line:
             try:
                 found.append(reader.validate_json(line))
             except ValidationError as error:
-                skipped(_fault(path, line, error, number))
+                faults.append((line, error, number))
+    if faults:
+        line, error, number = faults[0]
+        more = f", and {len(faults) - 1} more of this file" if len(faults) > 1 else ""
+        skipped(f"{_fault(path, line, error, number)}; the line is left out{more}")
     return found
 
 
 @functools.cache
 def skipped(fault: str) -> None:
     """Say on stderr, once, that a line was left out."""
-    print(f"{fault}; the line is left out", file=sys.stderr)
+    print(fault, file=sys.stderr)
 
 
 def sealed(fields: dict[str, Any]) -> dict[str, Any]:
