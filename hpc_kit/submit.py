@@ -113,7 +113,9 @@ def try_site(site: Site, plan: Plan | None, root: Path, show: Show) -> list[Chec
     (row,) = summarize(run)["probes"]
     end = ": ".join(filter(None, (state.state, state.reason)))
     found = [Check(name, "pass", seen) for name, seen in kinds.login_side("probe").findings(row)]
-    return [Check("probe", "pass" if state.state == "done" else "fail", end, f"look into {run.path}"), *found]
+    if state.state != "done":
+        return [Check("probe", "fail", end, f"look into {run.path}")]
+    return [Check("probe", "pass", f"{end}: {run.path}"), *found]
 
 
 def ask_blocks(run: RunDir) -> list[dict[str, Any]]:
