@@ -69,6 +69,11 @@ class Task(BaseModel):
     cell: dict[str, Any]
     work: SerializeAsAny[Work]
 
+    @property
+    def setting(self) -> str:
+        """The label without the seed: tasks of one setting differ in their seed alone."""
+        return self.label.removesuffix(f"seed={self.seed}").strip()
+
     @model_validator(mode="before")
     @classmethod
     def _work_of_its_kind(cls, fields: Any) -> Any:

@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import Any
 
 MOST_BYTES = 16 << 20  # of the archive's table of contents; tensors are files of their own
+# What reading a pickle may raise that was damaged, or made to harm.
+_OF_A_PICKLE = (
+    pickle.UnpicklingError, EOFError, AttributeError, TypeError, KeyError, IndexError, MemoryError,
+)  # fmt: skip
 
 
 class _Nothing:
@@ -64,14 +68,6 @@ def stated(path: Path) -> dict[str, Any]:
             if table.file_size > MOST_BYTES:
                 return {}
             content = _PlainValues(io.BytesIO(archive.read(table))).load()
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, EOFError):
-        return {}
-    except (
-        AttributeError,
-        TypeError,
-        KeyError,
-        IndexError,
-        MemoryError,
-    ):  # a pickle that was damaged, or made to harm
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, *_OF_A_PICKLE):
         return {}
     return content if isinstance(content, dict) else {}

@@ -84,7 +84,7 @@ def plan_blocks(site: Site, resources: Resources, tasks: int) -> BlockPlan:
     blocks = max(1, min(site.max_blocks, partition.max_running or site.max_blocks, math.ceil(tasks / slots)))
     rounds = math.ceil(tasks / (blocks * slots))
     one, margin = in_seconds(resources.walltime), in_seconds(site.margin)
-    most = max(1, (in_seconds(partition.max_walltime) - margin) // one) if one else 1
+    most = max(1, (in_seconds(partition.max_walltime) - margin) // one)
     rounds = min(rounds, most)
     least = in_seconds(partition.min_walltime) if partition.min_walltime else 0
     walltime = max(rounds * one + margin, least)

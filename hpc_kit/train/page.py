@@ -70,9 +70,9 @@ def _over_seeds(tasks: list[Task], done: dict[str, dict], colours: dict[str, int
                 and (errors := done[task.id]["targets"].get(target))
                 and errors["test_mae"] is not None
             ):
-                settings.setdefault(_setting(task), []).append((task, errors))
+                settings.setdefault(task.setting, []).append((task, errors))
         marks = []
-        for place, found in enumerate(settings.values()):
+        for place, (name, found) in enumerate(settings.items()):
             maes, unit, colour = [e["test_mae"] for _, e in found], found[0][1]["unit"], colours[found[0][0].id]
             mean = statistics.mean(maes)
             marks.append(Marks([place], [mean], "bars", colour, y0=[0.0], faint=True))
@@ -82,7 +82,7 @@ def _over_seeds(tasks: list[Task], done: dict[str, dict], colours: dict[str, int
             rows.append(
                 (
                     target,
-                    list(settings)[place] or "all",
+                    name or "all",
                     str(len(maes)),
                     in_unit(mean, unit),
                     in_unit(deviation, unit, ".2g") if deviation is not None else "-",
@@ -200,21 +200,17 @@ def _splits(tasks: list[Task], done: dict[str, dict]) -> Section:
     return Section("Data and split", "Who is in which part: splits/ in the run directory.", [], columns, list(rows))
 
 
-def _setting(task: Task) -> str:
-    return task.label.removesuffix(f"seed={task.seed}").strip()
-
-
 def _colours(tasks: list[Task]) -> dict[str, int]:
     """Return a colour a setting; where there is one setting alone, a colour a seed."""
-    settings = list(dict.fromkeys(map(_setting, tasks)))
+    settings = list(dict.fromkeys(task.setting for task in tasks))
     if len(settings) == 1:
         return {task.id: n % COLOURS for n, task in enumerate(tasks)}
-    return {task.id: settings.index(_setting(task)) % COLOURS for task in tasks}
+    return {task.id: settings.index(task.setting) % COLOURS for task in tasks}
 
 
 def _legend(tasks: list[Task], colours: dict[str, int]) -> list[tuple[int, str]]:
-    settings = list(dict.fromkeys(map(_setting, tasks)))
-    names = [(colours[task.id], task.label if len(settings) == 1 else _setting(task)) for task in tasks]
+    settings = list(dict.fromkeys(task.setting for task in tasks))
+    names = [(colours[task.id], task.label if len(settings) == 1 else task.setting) for task in tasks]
     return list(dict.fromkeys(names))[:COLOURS]
 
 

@@ -122,7 +122,7 @@ def _over_seeds(tasks: list[Task], rows: list[Row]) -> list[dict[str, Any]]:
     cells: dict[str, list[Row]] = {}
     for task, row in zip(tasks, rows, strict=True):
         if row.targets and all(target["test_mae"] is not None for target in row.targets.values()):
-            cells.setdefault(task.label.removesuffix(f"seed={task.seed}").strip(), []).append(row)
+            cells.setdefault(task.setting, []).append(row)
     return [
         {
             "label": label,
