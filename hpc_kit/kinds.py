@@ -16,6 +16,7 @@ ROOMS = {
     "prepare": "hpc_kit.prepare",
     "predict": "hpc_kit.predict",
     "probe": "hpc_kit.probe",
+    "benchmark": "hpc_kit.bench",
 }
 
 

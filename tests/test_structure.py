@@ -38,14 +38,33 @@ LOGIN_SIDE = {
     "text",
 }
 NODE_SIDE = {"task", "probes", "data", "models"}
-LOGIN_FILES_OF_ROOMS = {"job", "summary", "page", "weights"}  # all other files of a room are the node's
+OF_EVERY_ROOM = {"job", "summary", "page", "weights"}
+OF_BENCH = {  # what compares timings and draws: all of that room but run.py and its clocks
+    "baseline",
+    "compare",
+    "export",
+    "fields",
+    "figures",
+    "fitness",
+    "measures",
+    "order",
+    "pareto",
+    "published",
+    "scaling",
+    "statistics",
+    "studies",
+}
+LOGIN_FILES_OF_ROOMS = OF_EVERY_ROOM | OF_BENCH  # all other files of a room are the node's
 NODE_ONLY_PACKAGES = {"torch", "torch_geometric", "dgl", "deephyper"}
 # What the login side may import of the node side: files without any of those packages.
 FILES_OF_DATA = {"hpc_kit.data.manifest", "hpc_kit.data.split_file"}
 # The commands that do a node's work; only the command line may enter there, when one of them is called.
 ENTRANCES = {"hpc_kit.task", "hpc_kit.data.command", "hpc_kit.data.inspect", "hpc_kit.predict.command"}
 BRIDGES = FILES_OF_DATA | ENTRANCES
-DOORS_OF_ROOMS = {("hpc_kit.cli.predict", "hpc_kit.predict.command")}
+DOORS_OF_ROOMS = {
+    ("hpc_kit.cli.predict", "hpc_kit.predict.command"),
+    *(("hpc_kit.cli.bench", f"hpc_kit.bench.{name}") for name in OF_BENCH),
+}
 
 
 def modules() -> dict[str, Path]:
