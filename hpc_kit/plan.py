@@ -52,8 +52,8 @@ class Task(BaseModel):
 
     `id` ends in a hash of what is computed: kind, seed and the content of `work`, with the data set named by its
     sha256, and files of splits and weights likewise. Resources, image and the job's name are not part of the hash:
-    they say where, not what. `folders` are those outside the run that the task reads or writes, `cell` holds the
-    values of the job's grid that this task has.
+    they say where, not what; but those that the job's grid varies are. `folders` are those outside the run that the
+    task reads or writes, `cell` holds the values of the job's grid that this task has.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -101,6 +101,14 @@ class Plan(BaseModel):
     @property
     def kind(self) -> str:
         return self.tasks[0].kind
+
+    def by_resources(self) -> list["Plan"]:
+        """Return a plan for each of the resources that tasks take, of the tasks that take them, smallest first: a
+        block is made for tasks of one size."""
+        parts: dict[str, list[Task]] = {}
+        for task in sorted(self.tasks, key=lambda task: task.resources.size):
+            parts.setdefault(task.resources.model_dump_json(), []).append(task)
+        return [self.model_copy(update={"tasks": tasks}) for tasks in parts.values()]
 
     @property
     def notes(self) -> list[str]:
@@ -156,6 +164,8 @@ def _flow(value: Any) -> str:
 
 def _task(job: Job, cell: dict[str, Any], seed: int, work: Work) -> Task:
     content = {"kind": job.kind, **({"seed": seed} if job.varied else {}), **work.content()}
+    if of_resources := {key: value for key, value in cell.items() if key.split(".")[0] == "resources"}:
+        content["resources"] = of_resources
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
     return Task(
         schema_version=SCHEMA,

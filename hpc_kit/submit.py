@@ -67,10 +67,13 @@ def drive(
         ledger = _open_ledger(run, plan)
         todo = [task for task in plan.tasks if ledger.tasks[task.id].state != "done"]
         statuses = Statuses(run, plan, ledger)
-        if todo:
-            pool = ThroughParsl(run, plan, site, len(todo), say) if parsl else OwnThread()
-            with _cancel_on_signals(run), Drive(run, ledger, pool, todo, say) as drive, pool:
-                drive.follow(lock.beat, lambda: show(statuses.all()))
+        with _cancel_on_signals(run):
+            for part in plan.model_copy(update={"tasks": todo}).by_resources():
+                if run.cancel_request.exists():
+                    break
+                pool = ThroughParsl(run, part, site, len(part.tasks), say) if parsl else OwnThread()
+                with Drive(run, ledger, pool, part.tasks, say) as drive, pool:
+                    drive.follow(lock.beat, lambda: show(statuses.all()))
         states = statuses.all()
         show(states)
         return states
@@ -84,19 +87,23 @@ def drive(
         lock.release()
 
 
-def prepare(site: Site, plan: Plan) -> tuple[BlockPlan | None, list[str]]:
-    """Return the blocks that a plan's tasks need (None: no blocks) and what speaks against them: limits of the site
-    that they violate, an image made for something else.
+def prepare(site: Site, plan: Plan) -> tuple[list[BlockPlan | None], list[str]]:
+    """Return the blocks that each part of `plan.by_resources()` needs (None: no blocks) and what speaks against them:
+    limits of the site that they violate, an image made for something else.
 
     Raises InputError where not even one task fits, or the image cannot be read.
     """
-    resources, image = plan.tasks[0].resources, plan.tasks[0].image
-    unfit = misfits(read_image(Path(image)), site, resources.gpus_per_rank > 0) if image else []
-    if site.scheduler == "local":
-        slots(site, resources)
-        return None, unfit
-    blocks = plan_blocks(site, resources, len(plan.tasks))
-    return blocks, [*unfit, *problems(site, resources, blocks)]
+    found, against = [], []
+    for part in plan.by_resources():
+        resources, image = part.tasks[0].resources, part.tasks[0].image
+        against += misfits(read_image(Path(image)), site, resources.gpus_per_rank > 0) if image else []
+        if site.scheduler == "local":
+            slots(site, resources)
+            found.append(None)
+            continue
+        found.append(plan_blocks(site, resources, len(part.tasks)))
+        against += problems(site, resources, found[-1])
+    return found, list(dict.fromkeys(against))
 
 
 def try_site(site: Site, plan: Plan | None, root: Path, show: Show) -> list[Check]:

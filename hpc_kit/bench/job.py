@@ -61,6 +61,13 @@ class Job(training.Job):
     kind: Literal["benchmark"]
     benchmark: Benchmark = Benchmark()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _alone_on_its_nodes(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and isinstance(fields.get("resources", {}), dict):
+            return fields | {"resources": {"exclusive": True} | fields.get("resources", {})}
+        return fields
+
     @model_validator(mode="after")
     def _epochs_are_the_benchmarks(self) -> "Job":
         for key, instead in (("epochs", "benchmark.max_epochs says how many"), ("early_stopping", "leave it out")):

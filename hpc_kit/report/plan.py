@@ -10,22 +10,32 @@ from hpc_kit.sites.launch import check_command, shell_line, task_command, task_e
 from hpc_kit.sites.policy import BlockPlan, estimate, notes, slots
 from hpc_kit.sites.schedulers import scheduler_of
 from hpc_kit.sites.script import block_script, make_block, on_each_node, pool_command
+from hpc_kit.spec.job import Resources
 from hpc_kit.spec.site import Site
 
 
-def print_plan(plan: Plan, site: Site, path: Path, blocks: BlockPlan | None, problems: list[str]) -> None:
-    """Print all of it; nothing is started."""
-    resources = plan.tasks[0].resources
+def print_plan(plan: Plan, site: Site, path: Path, blocks: list[BlockPlan | None], problems: list[str]) -> None:
+    """Print all of it, part after part of `plan.by_resources()` with its `blocks`; nothing is started."""
     print(f"run: {path}")
-    at_a_time = slots(site, resources) if blocks is None else blocks.slots * blocks.blocks
-    print(f"site: {site.name} ({site.description}), {at_a_time} at a time")
+    print(f"site: {site.name} ({site.description})")
     print(f"{len(plan.tasks)} tasks; nothing was started")
+    for problem in problems:
+        print(f"problem: {problem}")
+    parts = plan.by_resources()
+    for part, those in zip(parts, blocks, strict=True):
+        if len(parts) > 1:
+            print(f"\n{_size(part.tasks[0].resources)}, once the smaller have ended:")
+        _print_part(part, site, path, those)
+
+
+def _print_part(plan: Plan, site: Site, path: Path, blocks: BlockPlan | None) -> None:
+    resources = plan.tasks[0].resources
+    at_a_time = slots(site, resources) if blocks is None else blocks.slots * blocks.blocks
+    print(f"{at_a_time} at a time")
     if blocks is not None:
         print_estimate(estimate(site, resources, len(plan.tasks), blocks))
         for note in notes(site, resources, blocks):
             print(f"note: {note}")
-        for problem in problems:
-            print(f"problem: {problem}")
         print(f"\nthe script of a block, of which at most {blocks.blocks} are there at a time")
         print("(KEY and ARGUMENTS, those of Parsl's worker pool, are known once the run has begun):\n")
         print(_indented(example_script(site, plan, RunDir(path), blocks)))
@@ -33,6 +43,11 @@ def print_plan(plan: Plan, site: Site, path: Path, blocks: BlockPlan | None, pro
     for task in plan.tasks:
         command = task_command(site, task, RunDir(path).task(task.id), nodes)
         print(f"\n{task.id}  {task.label}\n  {shell_line(command, task_environment(site, task.resources))}")
+
+
+def _size(resources: Resources) -> str:
+    nodes, ranks, cores = resources.size
+    return f"tasks of {nodes} nodes, {ranks} ranks, {cores} cores"
 
 
 def example_script(site: Site, plan: Plan, run: RunDir, blocks: BlockPlan) -> str:

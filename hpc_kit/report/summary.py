@@ -36,5 +36,8 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
 
 
 def _at_most(run: RunDir, plan: Plan) -> float:
-    site, resources = run.read_site(), plan.tasks[0].resources
-    return estimate(site, resources, len(plan.tasks), plan_blocks(site, resources, len(plan.tasks))).total
+    site, total = run.read_site(), 0.0
+    for part in plan.by_resources():
+        resources, tasks = part.tasks[0].resources, len(part.tasks)
+        total += estimate(site, resources, tasks, plan_blocks(site, resources, tasks)).total
+    return total

@@ -34,6 +34,8 @@ def slots(site: Site, resources: Resources) -> int:
         key, fits = ("cpus_per_rank", cores // ranks) if ranks <= cores else ("ranks_per_node", cores // cpus or 1)
         asked = f"resources.cpus_per_rank is {cpus}" + (f" for each of {ranks} ranks" if ranks > 1 else "")
         raise InputError(f"{asked} but {cores} cores are usable here; --set resources.{key}={fits} fits")
+    if resources.exclusive:
+        return 1
     by_cores = site.slots or cores // (ranks * cpus)
     return min(by_cores, len(gpus) // ranks) if resources.gpus_per_rank else by_cores
 
@@ -63,11 +65,14 @@ def plan_blocks(site: Site, resources: Resources, tasks: int) -> BlockPlan:
     """Return the blocks that `tasks` tasks of `resources` are run in. Raises InputError where not even one fits.
 
     Tasks of one node are packed: as many in a node as its cores, GPUs and memory hold. Tasks of several nodes get
-    whole groups of nodes. A shared partition is asked for no more than the tasks at a time need.
+    whole groups of nodes. A shared partition is asked for no more than the tasks at a time need. A task that is
+    exclusive gets whole nodes, and has them to itself.
     """
     name = site.partition or _only(site)
     partition = site.partitions[name]
     fits = _tasks_in_a_node(name, partition, resources)
+    fits = 1 if resources.exclusive else fits
+    whole = partition.whole_nodes or resources.exclusive
     if resources.nodes == 1:
         nodes = partition.min_nodes
         per_node = min(fits, math.ceil(tasks / nodes))
@@ -76,11 +81,11 @@ def plan_blocks(site: Site, resources: Resources, tasks: int) -> BlockPlan:
         nodes = resources.nodes * math.ceil(partition.min_nodes / resources.nodes)
         per_node, slots = 1, nodes // resources.nodes
     ranks = per_node * resources.ranks_per_node
-    gpus = partition.gpus if partition.whole_nodes else ranks * resources.gpus_per_rank
+    gpus = partition.gpus if whole else ranks * resources.gpus_per_rank
     if partition.gpu_counts and gpus:
         gpus = next((count for count in sorted(partition.gpu_counts) if count >= gpus), gpus)
-    cores = partition.cores if partition.whole_nodes else ranks * resources.cpus_per_rank
-    memory = partition.memory_gb if partition.whole_nodes else _memory(partition, resources, ranks)
+    cores = partition.cores if whole else ranks * resources.cpus_per_rank
+    memory = partition.memory_gb if whole else _memory(partition, resources, ranks)
     blocks = max(1, min(site.max_blocks, partition.max_running or site.max_blocks, math.ceil(tasks / slots)))
     rounds = math.ceil(tasks / (blocks * slots))
     one, margin = in_seconds(resources.walltime), in_seconds(site.margin)
@@ -90,7 +95,7 @@ def plan_blocks(site: Site, resources: Resources, tasks: int) -> BlockPlan:
     walltime = max(rounds * one + margin, least)
     if one <= in_seconds(partition.max_walltime) < walltime and rounds == 1:
         walltime = in_seconds(partition.max_walltime)
-    return BlockPlan(name, nodes, slots, ranks, cores, gpus, memory, partition.whole_nodes, walltime, blocks, rounds)
+    return BlockPlan(name, nodes, slots, ranks, cores, gpus, memory, whole, walltime, blocks, rounds)
 
 
 def problems(site: Site, resources: Resources, plan: BlockPlan) -> list[str]:

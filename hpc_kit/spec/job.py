@@ -21,23 +21,31 @@ from hpc_kit.spec.walltime import Walltime
 class Resources(Strict):
     """What one task occupies: `nodes` times `ranks_per_node` processes that share every batch. `gpus_per_rank: 0`
     trains on the CPU; with 1 a missing GPU is an error. `memory_gb` is that of one rank; null: its share of a node,
-    by the cores and GPUs it takes. A task that was preempted, ran into its walltime or lost its node is started again
-    from its checkpoint, up to `retries` times."""
+    by the cores and GPUs it takes. With `exclusive` no other task shares a task's nodes, which are asked for and
+    charged whole. A task that was preempted, ran into its walltime or lost its node is started again from its
+    checkpoint, up to `retries` times."""
 
     nodes: Positive = 1
     ranks_per_node: Positive = 1
     gpus_per_rank: Annotated[int, Field(ge=0, le=1)] = 1
     cpus_per_rank: Positive = 8
     memory_gb: Positive | None = None
+    exclusive: bool = False
     walltime: Walltime = "02:00:00"
     retries: Annotated[int, Field(ge=0)] = 5
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Nodes, ranks and cores of a task, to put tasks in order."""
+        ranks = self.nodes * self.ranks_per_node
+        return self.nodes, ranks, ranks * self.cpus_per_rank
 
 
 class Job(Strict):
     """What every job has; a kind's own job adds to it. `image` is an image to run in, by name ('hpc_kit image list')
     or path; null: the environment at hand. A kind whose `varied` is empty gives one task, without a grid or seeds."""
 
-    varied: ClassVar[tuple[str, ...]] = ()  # the first parts of the keys that a grid may vary
+    varied: ClassVar[tuple[str, ...]] = ()  # the first parts of the keys that a grid may vary, beside resources
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     kind: str
@@ -57,10 +65,10 @@ class Job(Strict):
     @classmethod
     def _grid_varies_content(cls, grid: dict[str, list]) -> dict[str, list]:
         for key in grid:
-            if cls.varied and key.split(".")[0] not in cls.varied:
-                *most, last = cls.varied
-                names = f"{', '.join(most)} or {last}" if most else last
-                raise ValueError(f"cannot vary {key!r}: a grid varies keys under {names}")
+            if cls.varied and key.split(".")[0] not in (*cls.varied, "resources"):
+                raise ValueError(
+                    f"cannot vary {key!r}: a grid varies keys under {', '.join(cls.varied)} or resources"
+                )
         return grid
 
     @model_validator(mode="after")

@@ -69,8 +69,8 @@ def test_a_probe_over_two_ranks_sums_and_reports_its_waits(tmp_path):
 def test_a_grid_varies_what_is_probed_and_nothing_else(tmp_path):
     run = probe_run(tmp_path / "run", "grid={probe.file_mb: [1, 2]}", "seeds=[0, 1]")
     assert len(run.read_plan().tasks) == 4
-    with pytest.raises(InputError, match="cannot vary 'resources.nodes': a grid varies keys under probe"):
-        load_job("probe", ["grid={resources.nodes: [1, 2]}"])
+    with pytest.raises(InputError, match="cannot vary 'seeds': a grid varies keys under probe or resources"):
+        load_job("probe", ["grid={seeds: [[1], [2]]}"])
 
 
 def test_summary_of_what_has_not_run_shows_its_state(tmp_path):

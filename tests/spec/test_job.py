@@ -61,7 +61,7 @@ def test_walltime_without_quotes_is_not_turned_into_seconds(job_file):
         (JOB + "resources:\n  nodes: 0\n", 8, "nodes: must be at least 1"),
         (JOB + "seeds: []\n", 7, "seeds: must not be empty"),
         (JOB + "seeds: [0, 1, 0]\n", 7, "must not name a seed twice"),
-        (JOB + "grid: {resources.nodes: [1, 2]}\n", 7, "cannot vary 'resources.nodes'"),
+        (JOB + "grid: {image: [one, two]}\n", 7, "cannot vary 'image'"),
         (JOB + "  epochs: 6\n", "7:3", "train.epochs: is written twice (first in line 6)"),
         (JOB.replace("name: zpve", "name: $(reboot)"), 1, "name: must match"),
     ],
