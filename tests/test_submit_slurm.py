@@ -61,7 +61,7 @@ def test_dead_node_of_a_task_of_two_is_named_although_srun_ends_with_an_exit_cod
     run.end()
     run.counted_once()
     [failure] = run.ends()[:-1]
-    assert (failure["state"], failure["again"]) == ("node_failure", True), failure
+    assert (failure["state"], failure["again"]) == ("node_failure", True), f"{failure}"
     assert "Node failure" in next(run.path.glob("tasks/*/log.txt")).read_text()
     assert f"a node of its block {job} failed" in failure["reason"] and "NODE_FAIL" in failure["evidence"]
 
@@ -77,7 +77,7 @@ def test_killed_worker_pool_is_not_called_preempted(slurm, tmp_path):
     run.end()
     run.counted_once()
     [end] = run.ends()[:-1]
-    assert (end["state"], end["reason"]) == ("lost", "its worker pool died"), end
+    assert (end["state"], end["reason"]) == ("lost", "its worker pool died"), f"{end}"
 
 
 def test_scancel_behind_our_back_is_named_and_left_to_the_user(slurm, tmp_path):
@@ -103,7 +103,7 @@ def test_preempted_task_goes_on_from_its_checkpoint(slurm, tmp_path, partition):
     urgent = slurm.preempt()
     run.until(run.ends, "preemption")
     [end] = run.ends()
-    assert (end["state"], end["again"]) == ("preempted", True) and "PREEMPTED" in end["evidence"]
+    assert (end["state"], end["again"]) == ("preempted", True) and "PREEMPTED" in end["evidence"], f"{end}"
     slurm.wait(urgent, ("RUNNING",))
     subprocess.run(["scancel", urgent], check=True)
     run.end()

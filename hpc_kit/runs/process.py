@@ -25,6 +25,8 @@ GRACE_S = 30.0  # from SIGTERM to SIGKILL: for the step under way and a checkpoi
 WARNINGS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # what schedulers send before they end a job
 DEADLINE = "HPC_KIT_DEADLINE"  # seconds since 1970 on the node's clock: when a task must have ended
 BLOCK_ENDING = "HPC_KIT_BLOCK_ENDING"  # a file on the node that is there once its block is ending, and says why
+AT_WORK = "at-work-"  # beside that file, before a task's id: an attempt is at work here, or a signal has ended it
+WORD_WITHIN_S = 2.0  # how long after a signal that file may come
 ATTEMPT = "HPC_KIT_ATTEMPT"  # which attempt at its task a process belongs to; not set for one that is run by hand
 TMPDIR_OF_TASKS = "HPC_KIT_TMPDIR"  # what $TMPDIR is for a task, where its worker has another; "": not set
 JOB = "HPC_KIT_JOB"  # the scheduler's id of the block that a task runs in
@@ -53,6 +55,7 @@ def supervise(
         return _leave(task, attempt, None, "cancelled", False)
     for word in (task.stopped, task.failed):
         word.unlink(missing_ok=True)
+    mark = _mark(task)
     told = {ATTEMPT: str(attempt)} | ({} if deadline is None else {DEADLINE: f"{deadline:.0f}"})
     kills = machine.out_of_memory_kills()
     with task.log.open("ab") as log:
@@ -81,7 +84,29 @@ def supervise(
                 ended = "time over"
     end_session(process.pid)
     code = process.wait()
+    if mark and ended == "by itself" and _was_stopped(task, code):
+        until = time.monotonic() + WORD_WITHIN_S
+        while not why_block_ends() and time.monotonic() < until:
+            time.sleep(0.05)
+    elif mark:
+        mark.unlink(missing_ok=True)
     return _leave(task, attempt, code, ended, machine.out_of_memory_kills() > kills)
+
+
+def _mark(task: TaskDir) -> Path | None:
+    """Tell the pool on this node (sites/pool.py), where there is one, that an attempt is at work; return the file
+    that does."""
+    if BLOCK_ENDING not in os.environ:
+        return None
+    mark = Path(os.environ[BLOCK_ENDING]).with_name(f"{AT_WORK}{task.path.name}")
+    with contextlib.suppress(OSError):
+        mark.touch()
+    return mark
+
+
+def _was_stopped(task: TaskDir, code: int) -> bool:
+    """Tell whether a signal ended the attempt that has just ended, by its own word or by its exit code."""
+    return task.read_stopped().get("cause") == "preempted" or code in (-signal.SIGTERM, 128 + signal.SIGTERM)
 
 
 def _environment(more: dict[str, str]) -> dict[str, str]:

@@ -101,9 +101,12 @@ def _outside(left: Left, record: JobRecord | None, progress: str, ours: str) -> 
         return End(record.state, text, record.evidence, _hint(record, progress))
     if left.marker.get("told") == POOL_DIED:
         return End("lost", "its worker pool died")
-    if left.marker and (left.stopped or left.code == PREEMPTED):
+    warned = left.marker.get("told") == BLOCK_WARNED
+    asked = left.stopped or left.code == PREEMPTED or (warned and _signal(left.code) == signal.SIGTERM)
+    if left.marker and asked:
         text = left.stopped.get("text") or "it was asked to stop"
-        failed = record is not None and record.state in ("failed", "forgotten")
+        # After a warning the pool ends the block itself where the scheduler gives it much time.
+        failed = record is not None and record.state in ("failed", "forgotten") and not warned
         return End("lost", f"{text}, and its block is gone") if failed else End("preempted", text)
     return None
 
@@ -123,6 +126,7 @@ def _last_guess(left: Left, lost: str) -> End:
     return End("failed", text or f"exit code {left.code} and an empty log")
 
 
+BLOCK_WARNED = "its block was warned"  # in exit.json: the scheduler has warned the block that the attempt was in
 POOL_DIED = "its worker pool died"  # in exit.json, where that is why the attempt was told to end
 _MORE_MEMORY = "raise resources.memory_gb, or lower train.batch_size or data.window"
 _BLOCK_ENDS = {

@@ -26,6 +26,7 @@ from hpc_kit.files import write_atomically
 from hpc_kit.lock import server_time
 from hpc_kit.ranks import LAUNCHERS
 from hpc_kit.runs.process import (
+    AT_WORK,
     BLOCK_ENDING,
     GRACE_S,
     TMPDIR_OF_TASKS,
@@ -36,14 +37,14 @@ from hpc_kit.runs.process import (
     send,
 )
 from hpc_kit.sites.attempt import BLOCK_BEGAN, BLOCK_END, BLOCK_TIME
-from hpc_kit.sites.outcome import POOL_DIED
+from hpc_kit.sites.outcome import BLOCK_WARNED, POOL_DIED
 
 POLL_S = 0.2
 PARSL_GRACE_S = 1.0
 PREFIX = "hpc_kit-pool-"
 SHORT = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 (a folder of its own, closed to others, is made there)
 LONGEST = 60  # a socket's name may have 107 characters; what is put behind the folder has up to 45
-LAST_WORD_S = 15.0  # after a warning: for results to be sent, and for the scheduler to end the block itself
+LAST_WORD_S = 15.0  # after tasks that were warned: for results to be sent, and for the scheduler to end the block
 
 
 def run_pool(gpus_a_task: int, arguments: list[str]) -> int:
@@ -72,17 +73,25 @@ def run_pool(gpus_a_task: int, arguments: list[str]) -> int:
 
 
 def _attend(pool: subprocess.Popen, ending: Path, warned: list[float]) -> None:
-    """Wait for the end of Parsl's pool, hand a warning on to the tasks, and say in `ending` why they end."""
+    """Wait for the end of Parsl's pool, hand a warning on to the tasks, and say in `ending` why they end.
+
+    A scheduler that warns the tasks too may have ended them before the first look after its warning. The marks of
+    attempts (runs/process.py) tell so, and the pool stays as for tasks that it has ended itself.
+    """
+    told: set[psutil.Process] = set()
     stay_until = None
     while pool.poll() is None:
         tasks = _tasks()
-        if warned and stay_until is None:
-            write_atomically(ending, b"its block was warned")
-            for task in tasks:
+        if warned:
+            if not ending.exists():
+                write_atomically(ending, BLOCK_WARNED.encode())
+            for task in set(tasks) - told:  # one may have been starting at the warning
                 send(task, signal.SIGTERM)
-            stay_until = warned[0] + (LAST_WORD_S if tasks else 0.0)
-        if stay_until is not None and not tasks and time.monotonic() > stay_until:
-            pool.kill()
+                told.add(task)
+            if tasks or (stay_until is None and any(ending.parent.glob(f"{AT_WORK}*"))):
+                stay_until = time.monotonic() + LAST_WORD_S
+            if not tasks and (stay_until is None or time.monotonic() > stay_until):
+                pool.kill()
         time.sleep(POLL_S)
     if not warned:
         write_atomically(ending, POOL_DIED.encode())

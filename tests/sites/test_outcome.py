@@ -2,7 +2,7 @@
 
 import pytest
 
-from hpc_kit.sites.outcome import POOL_DIED, Left, judge, needs_record
+from hpc_kit.sites.outcome import BLOCK_WARNED, POOL_DIED, Left, judge, needs_record
 from hpc_kit.sites.scheduler import JobRecord
 
 SIGNALLED = {"stopped": {"cause": "preempted", "text": "SIGTERM was sent"}, "marker": {"exit_code": 75}}
@@ -37,6 +37,12 @@ def ended(code: int | None, how: str = "by itself", **more) -> dict:
         (SIGNALLED | {"marker": {}}, "preempted", "preempted"),
         (SIGNALLED | ended(75, told=POOL_DIED), "failed", "lost"),
         (SIGNALLED | ended(75, told=POOL_DIED), None, "lost"),
+        (SIGNALLED | ended(75, told=BLOCK_WARNED), "preempted", "preempted"),
+        (SIGNALLED | ended(75, told=BLOCK_WARNED), "failed", "preempted"),  # its pool ended the block, as it should
+        (SIGNALLED | ended(75, told=BLOCK_WARNED), "cancelled", "cancelled"),
+        (ended(-15, told=BLOCK_WARNED), "failed", "preempted"),  # it had not come to listen
+        (ended(1, told=BLOCK_WARNED), "failed", "failed"),
+        (ended(-15), "failed", "failed"),
         (ended(143) | {"stopped": SIGNALLED["stopped"]}, None, "preempted"),  # srun made another code of it
         (ended(75), "preempted", "preempted"),
         (ended(75), None, "preempted"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hpc_kit.runs.process import TMPDIR_OF_TASKS
+from hpc_kit.runs.process import AT_WORK, TMPDIR_OF_TASKS
 from hpc_kit.sites import pool
 from hpc_kit.sites.outcome import POOL_DIED
 
@@ -81,6 +81,14 @@ def test_warning_is_why_a_warned_pool_ends(tmp_path):
     ending, process = tmp_path / "ending", subprocess.Popen(["sleep", "60"])
     pool._attend(process, ending, [0.0])
     assert "warned" in ending.read_text() and process.returncode == -9
+
+
+def test_pool_stays_for_the_schedulers_word_where_its_warning_ended_the_task_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "LAST_WORD_S", 1.0)
+    (tmp_path / f"{AT_WORK}seed0").touch()
+    process, began = subprocess.Popen(["sleep", "60"]), time.monotonic()
+    pool._attend(process, tmp_path / "ending", [began])
+    assert process.returncode == -9 and time.monotonic() - began > 1.0
 
 
 @pytest.mark.parametrize("wrong", [0, 10800, -10800])
