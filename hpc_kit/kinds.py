@@ -15,6 +15,7 @@ ROOMS = {
     "train": "hpc_kit.train",
     "prepare": "hpc_kit.prepare",
     "predict": "hpc_kit.predict",
+    "explain": "hpc_kit.explain",
     "probe": "hpc_kit.probe",
     "benchmark": "hpc_kit.bench",
 }

@@ -56,7 +56,11 @@ class Figure:
 
 @dataclass
 class Section:
-    """A part of a page, as a kind of work adds it: plain text, drawings, a table of texts, and text to unfold."""
+    """A part of a page, as a kind of work adds it: plain text, drawings, a table of texts, and text to unfold.
+
+    `markup` is HTML that the kind makes, with every text of a record escaped; `scripts` are files of the package,
+    such as "explain/template/viewer.js", which the page holds once, in this order, after all sections.
+    """
 
     title: str
     text: str = ""
@@ -64,6 +68,8 @@ class Section:
     columns: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
     folded: dict[str, str] = field(default_factory=dict)
+    markup: str = ""
+    scripts: Sequence[str] = ()
 
 
 def plot(

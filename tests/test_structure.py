@@ -59,11 +59,18 @@ NODE_ONLY_PACKAGES = {"torch", "torch_geometric", "dgl", "deephyper"}
 # What the login side may import of the node side: files without any of those packages.
 FILES_OF_DATA = {"hpc_kit.data.manifest", "hpc_kit.data.split_file"}
 # The commands that do a node's work; only the command line may enter there, when one of them is called.
-ENTRANCES = {"hpc_kit.task", "hpc_kit.data.command", "hpc_kit.data.inspect", "hpc_kit.predict.command"}
+ENTRANCES = {
+    "hpc_kit.task",
+    "hpc_kit.data.command",
+    "hpc_kit.data.inspect",
+    "hpc_kit.predict.command",
+    "hpc_kit.explain.command",
+}
 BRIDGES = FILES_OF_DATA | ENTRANCES
 DOORS_OF_ROOMS = {
-    ("hpc_kit.cli.predict", "hpc_kit.predict.command"),
     *(("hpc_kit.cli.bench", f"hpc_kit.bench.{name}") for name in OF_BENCH),
+    ("hpc_kit.cli.explain", "hpc_kit.explain.command"),
+    ("hpc_kit.cli.predict", "hpc_kit.predict.command"),
 }
 
 
@@ -152,7 +159,7 @@ def test_node_side_never_reaches_for_parsl():
 
 def test_only_the_command_line_crosses_to_the_node_side_and_only_when_asked():
     crossing = {a for a, b in INSIDE if b in ENTRANCES and room(a) in LOGIN_SIDE}
-    assert crossing == {"hpc_kit.cli.runs", "hpc_kit.cli.data", "hpc_kit.cli.predict"}
+    assert crossing == {"hpc_kit.cli.runs", "hpc_kit.cli.data", "hpc_kit.cli.explain", "hpc_kit.cli.predict"}
     for file in (PACKAGE / "cli").glob("*.py"):
         top = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.ImportFrom)]
         assert not {node.module for node in top} & ENTRANCES

@@ -48,9 +48,13 @@ class ALIGNN(GraphModel):
         self.gcn_layers = nn.ModuleList(EdgeGatedConv(hidden, edges=number < gcn - 1) for number in range(gcn))
         self.fc = Linear(hidden, targets)
 
+    def start(self, batch: GraphBatch) -> torch.Tensor:
+        """Return [N, hidden]: the embedding of each atom's element features."""
+        return self.atom_embedding(self.elements.index_select(0, batch.z))
+
     def embed(self, batch: GraphBatch) -> torch.Tensor:
         """Return [N, hidden]: each atom after the last convolution, before atoms are pooled."""
-        x = self.atom_embedding(self.elements.index_select(0, batch.z))
+        x = self.start(batch)
         if self.edge_embedding is None:
             return x
         src, dst, atoms = batch.src, batch.dst, len(batch.z)

@@ -65,10 +65,14 @@ class CGCNN(GraphModel):
         """Return src, dst [E] and distance [E] Angstrom of the pairs of atoms that are convolved over."""
         return batch.src, batch.dst, batch.edge_vectors().norm(dim=-1)
 
+    def start(self, batch: GraphBatch) -> Tensor:
+        """Return [N, atom_features]: a linear layer of each atom's element features."""
+        return (self.embedding(self.elements) + self.unknown).index_select(0, batch.z)
+
     def embed(self, batch: GraphBatch) -> Tensor:
         """Return [N, atom_features]: each atom after the last convolution, before atoms are pooled."""
         edges = self.basis.edges(*self.pairs(batch), atoms=len(batch.z))
-        x = (self.embedding(self.elements) + self.unknown).index_select(0, batch.z)
+        x = self.start(batch)
         for convolution in self.convolutions:
             x = convolution(x, edges)
         return x

@@ -37,6 +37,9 @@ class ForeignModel(GraphModel):
             return sum(p.sum() for p in self.inner.parameters()) * batch.pos.new_zeros(0, self._targets)
         return self._outputs(self.inner(self._given(batch)), batch, "must return")
 
+    def start(self, batch: GraphBatch) -> torch.Tensor:
+        raise self._error("saliency needs what a model begins with, which a module of your own does not tell")
+
     def embed(self, batch: GraphBatch) -> torch.Tensor:
         """Return [N, F], what the module's own `embed` returns. Raises InputError where it has none."""
         self._need_parts()

@@ -41,9 +41,13 @@ class MPNN(GraphModel):
         self.readout = Set2Set(hidden, spec.set2set_steps)
         self.output = nn.Sequential(Linear(2 * hidden, hidden), nn.ReLU(), Linear(hidden, targets))
 
+    def start(self, batch: GraphBatch) -> torch.Tensor:
+        """Return [N, hidden]: the embedding of each atom's element."""
+        return self.embedding(batch.z)
+
     def embed(self, batch: GraphBatch) -> torch.Tensor:
         """Return [N, hidden]: what Set2Set sees of each atom, the last layer before atoms are pooled."""
-        start = self.embedding(batch.z)
+        start = self.start(batch)
         return self.join(torch.cat([self.refine(start, batch), start], dim=1))
 
     def refine(self, x: torch.Tensor, batch: GraphBatch) -> torch.Tensor:

@@ -21,6 +21,10 @@ class GraphModel(nn.Module):
     # features times the output's gradient with respect to them, plus head(zeros), is then exactly the output.
     linear_head = False
 
+    def start(self, batch: GraphBatch) -> torch.Tensor:
+        """Return [N, F0]: what `embed` begins with, features of each atom that depend on its element alone."""
+        raise NotImplementedError
+
     def embed(self, batch: GraphBatch) -> torch.Tensor:
         """Return [N, F]: the features of each atom."""
         raise NotImplementedError

@@ -45,6 +45,10 @@ class PhysNet(GraphModel):
         nn.init.uniform_(self.embedding.weight, -math.sqrt(3.0), math.sqrt(3.0))
         nn.init.zeros_(self.output.weight)
 
+    def start(self, batch: GraphBatch) -> torch.Tensor:
+        """Return [N, hidden]: the embedding of each atom's element."""
+        return self.embedding(batch.z)
+
     def embed(self, batch: GraphBatch) -> torch.Tensor:
         """Return [N, interactions * hidden]: what the output layers of all modules see, side by side.
 
@@ -52,7 +56,7 @@ class PhysNet(GraphModel):
         """
         pairs = pairs_of(batch, self.reverses)
         basis = self.basis(distances(batch, pairs))
-        x, seen = self.embedding(batch.z), []
+        x, seen = self.start(batch), []
         for block in self.blocks:
             x, features = block(x, basis, pairs)
             seen.append(features)

@@ -48,6 +48,10 @@ class SchNet(GraphModel):
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
 
+    def start(self, batch: GraphBatch) -> torch.Tensor:
+        """Return [N, hidden]: the embedding of each atom's element."""
+        return self.embedding(batch.z)
+
     def embed(self, batch: GraphBatch) -> torch.Tensor:
         """Return [N, hidden // 2]: what the last linear layer sees of each atom."""
         pairs = pairs_of(batch, self.reverses)
@@ -60,7 +64,7 @@ class SchNet(GraphModel):
         # Filters fade to zero at the cutoff (Behler & Parrinello 2007, doi 10.1103/PhysRevLett.98.146401, eq. 4).
         fade = 0.5 * (torch.cos(distance * (math.pi / self.cutoff)) + 1.0) * (distance < self.cutoff)
         fade = fade.unsqueeze(1)
-        x = self.embedding(batch.z)
+        x = self.start(batch)
         for block in self.blocks:
             x = x + block(x, basis, fade, pairs, grid)
         return self.atomwise(x)

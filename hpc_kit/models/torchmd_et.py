@@ -44,10 +44,14 @@ class TorchMDET(GraphModel):
         self.output = _linear(hidden // 2, targets)
         self.register_buffer("shift", torch.zeros(1))
 
+    def start(self, batch: GraphBatch) -> Tensor:
+        """Return [N, hidden]: the embedding of each atom's element."""
+        return self.embedding(batch.z)
+
     def embed(self, batch: GraphBatch) -> Tensor:
         """Return [N, hidden // 2]: what the last linear layer sees of each atom."""
         edges = Edges(batch, self.basis, self.cutoff, self.reverses)
-        x, vectors = self.embedding(batch.z), None
+        x, vectors = self.start(batch), None
         if self.neighbors is not None:
             x = self.neighbors(batch.z, x, edges)
         for layer in self.layers:

@@ -172,7 +172,7 @@ class Predictor:
         if arrays is None:
             return _nothing(self.units, rejects)
         names = [id.decode() for id in arrays.ids]
-        unseen, wrong = self._suits(arrays, allow_unseen)
+        unseen, wrong = self.suits(arrays, allow_unseen)
         rejects = [*rejects, *((names[i], reason) for i, reason in wrong.items())]
         index = np.array([i for i in range(len(names)) if i not in wrong], dtype=np.int64)
         store = GraphStore(arrays, list(self.units))
@@ -208,7 +208,7 @@ class Predictor:
     def of_batch(self, batch: GraphBatch, target: str, strain: bool = False) -> tuple[np.ndarray, ...]:
         """Return of each model (predictions [M, G, T], forces [M, N, 3], derivative by strain [M, G, 3, 3] or None)
         on one batch, derived from `target`; see Objective.derive."""
-        place, batch = list(self.units).index(target), self._ready(batch)
+        place, batch = list(self.units).index(target), self.ready(batch)
         found = zip(*(objective.derive(batch, place, strain) for objective in self._objectives), strict=True)
         return tuple(None if each[0] is None else torch.stack(each).cpu().numpy() for each in found)
 
@@ -229,7 +229,7 @@ class Predictor:
             return "is periodic, and the model was trained on molecules", unseen
         return "", unseen
 
-    def _suits(self, arrays: Arrays, allow_unseen: bool) -> tuple[dict[int, str], dict[int, str]]:
+    def suits(self, arrays: Arrays, allow_unseen: bool) -> tuple[dict[int, str], dict[int, str]]:
         """Return number -> symbols never seen, and number -> why the model is not for it, of graphs with either."""
         graph = np.repeat(np.arange(len(arrays.ids)), np.diff(arrays.atom_ptr))
         known = np.zeros(ELEMENTS, bool)
@@ -249,7 +249,7 @@ class Predictor:
         """Return the predictions of all models, [M, n, T] and [M, A, 3] or None, in one part or, where the device's
         memory is too small for all, in several."""
         try:
-            batch = self._ready(store.batch(members))
+            batch = self.ready(store.batch(members))
             if forces:
                 place = list(self.units).index(self.energy)
                 each = [objective.derive(batch, place)[:2] for objective in self._objectives]
@@ -266,7 +266,8 @@ class Predictor:
         half = len(members) // 2
         return [*self._numbers(store, members[:half], forces), *self._numbers(store, members[half:], forces)]
 
-    def _ready(self, batch: GraphBatch) -> GraphBatch:
+    def ready(self, batch: GraphBatch) -> GraphBatch:
+        """Return the batch on the model's device, in its precision."""
         batch = batch.to(self.device)
         if batch.pos.dtype != self.dtype:
             batch.pos, batch.cell = batch.pos.to(self.dtype), batch.cell.to(self.dtype)

@@ -39,25 +39,43 @@ def find_weights(path: Path) -> Found:
     return Found([task.best])
 
 
+def find_models(path: Path) -> list[tuple[str, Found]]:
+    """Return every model at `path` with what the grid says of it ("" without a grid): of a run whose grid has several
+    models each is one, an ensemble of its seeds. Raises InputError like find_weights."""
+    if path.is_file() or not RunDir(path).plan_file.exists():
+        return [("", find_weights(path))]
+    return _ensembles(RunDir(path))
+
+
 def _of_run(run: RunDir) -> Found:
+    found = _ensembles(run)
+    if len(found) > 1:
+        cells = [cell for cell, _ in found]
+        some = ", ".join([*cells[:3], *(["..."] if len(cells) > 3 else [])])
+        raise InputError(
+            f"{run.path}: holds {len(cells)} different models ({some}); name one task directory of its tasks/"
+        )
+    return found[0][1]
+
+
+def _ensembles(run: RunDir) -> list[tuple[str, Found]]:
     plan = run.read_plan()
     _check_kind(run.path, plan.kind)
     cells: dict[str, list[TaskDir]] = {}
     for task in plan.tasks:
         cell = ", ".join(f"{key}={value}" for key, value in task.cell.items())
         cells.setdefault(cell, []).append(run.task(task.id))
-    if len(cells) > 1:
-        some = ", ".join([*list(cells)[:3], *(["..."] if len(cells) > 3 else [])])
-        raise InputError(
-            f"{run.path}: holds {len(cells)} different models ({some}); name one task directory of its tasks/"
-        )
-    (tasks,) = cells.values()
+    return [(cell, _done(run, cell, tasks)) for cell, tasks in cells.items()]
+
+
+def _done(run: RunDir, cell: str, tasks: list[TaskDir]) -> Found:
     done = [task for task in tasks if task.is_done()]
+    where = f"{run.path}{f' ({cell})' if cell else ''}"
     if not done:
-        raise InputError(f"{run.path}: none of its {len(tasks)} tasks is done; 'hpc_kit status {run.path}' says more")
+        raise InputError(f"{where}: none of its {len(tasks)} tasks is done; 'hpc_kit status {run.path}' says more")
     notes = []
     if len(done) < len(tasks):
-        notes.append(f"{run.path}: {len(done)} of its {len(tasks)} tasks are done, and these make the ensemble")
+        notes.append(f"{where}: {len(done)} of its {len(tasks)} tasks are done, and these make the ensemble")
     for task in done:
         task.verify(task.best)
     return Found([task.best for task in done], notes)

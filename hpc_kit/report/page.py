@@ -5,7 +5,7 @@ escaped by the template, never markup.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,16 @@ def write_page(run: RunDir, path: Path, force: bool) -> int:
     """
     if path.exists() and not force:
         raise InputError(f"{path}: exists; --force writes it anew")
-    content = page(run).encode()
+    return _write(path, page(run))
+
+
+def write_sections(path: Path, name: str, about: str, sections: list[Section]) -> int:
+    """Write a page of sections that belong to no run, and return its size in bytes. Raises as write_page does."""
+    return _write(path, _rendered(sections, name=name, about=about, path=str(path.absolute().parent)))
+
+
+def _write(path: Path, text: str) -> int:
+    content = text.encode()
     try:
         write_atomically(path, content)
     except OSError as error:
@@ -54,22 +63,35 @@ def write_page(run: RunDir, path: Path, force: bool) -> int:
 def page(run: RunDir) -> str:
     """Return the page of a run."""
     plan, states = run.read_plan(), read_statuses(run)
-    folder = resources.files("hpc_kit.report") / "template"
+    return _rendered(
+        [*kinds.page(plan.kind)(run, plan), *_common(run, plan)],
+        name=plan.name,
+        about=f"{len(states)} tasks of kind {plan.kind}: {_counts(states)}",
+        path=str(run.path.absolute()),
+        states=states,
+        failures=[(s, run.task(s.id).log_tail(LOG_LINES)) for s in states if s.ended and s.state != "done"],
+    )
+
+
+def _rendered(sections: list[Section], states: Sequence = (), failures: Sequence = (), **texts: str) -> str:
+    """Return the page. What is of this package, and what a kind has made and escaped, goes into it as it is."""
+    package = resources.files("hpc_kit")
+    folder = package / "report" / "template"
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.globals["drawing"] = lambda figure: Markup(figure.svg)  # made by svg.py, which escapes  # noqa: S704
+    environment.globals["markup"] = lambda section: Markup(section.markup)  # noqa: S704
+    scripts = dict.fromkeys(name for section in sections for name in section.scripts)
     template = environment.from_string((folder / "page.html").read_text())
     return template.render(
-        name=plan.name,
-        kind=plan.kind,
-        path=str(run.path.absolute()),
         made=time.strftime("%Y-%m-%d %H:%M"),
         version=__version__,
         style=Markup((folder / "page.css").read_text()),  # noqa: S704 (of this package)
         script=Markup((folder / "page.js").read_text()),  # noqa: S704 (of this package)
+        scripts=[Markup((package / name).read_text()) for name in scripts],  # noqa: S704 (of this package)
         states=states,
-        counts=_counts(states),
-        failures=[(s, run.task(s.id).log_tail(LOG_LINES)) for s in states if s.ended and s.state != "done"],
-        sections=[*kinds.page(plan.kind)(run, plan), *_common(run, plan)],
+        failures=failures,
+        sections=sections,
+        **texts,
     )
 
 
