@@ -44,28 +44,30 @@ def find_models(path: Path) -> list[tuple[str, Found]]:
     models each is one, an ensemble of its seeds. Raises InputError like find_weights."""
     if path.is_file() or not RunDir(path).plan_file.exists():
         return [("", find_weights(path))]
-    return _ensembles(RunDir(path))
+    run = RunDir(path)
+    return [(cell, _done(run, cell, tasks)) for cell, tasks in _cells(run).items()]
 
 
 def _of_run(run: RunDir) -> Found:
-    found = _ensembles(run)
-    if len(found) > 1:
-        cells = [cell for cell, _ in found]
-        some = ", ".join([*cells[:3], *(["..."] if len(cells) > 3 else [])])
+    cells = _cells(run)
+    if len(cells) > 1:
+        some = ", ".join([*list(cells)[:3], *(["..."] if len(cells) > 3 else [])])
         raise InputError(
             f"{run.path}: holds {len(cells)} different models ({some}); name one task directory of its tasks/"
         )
-    return found[0][1]
+    ((cell, tasks),) = cells.items()
+    return _done(run, cell, tasks)
 
 
-def _ensembles(run: RunDir) -> list[tuple[str, Found]]:
+def _cells(run: RunDir) -> dict[str, list[TaskDir]]:
+    """Return the tasks of a run's seeds by what the grid says of them."""
     plan = run.read_plan()
     _check_kind(run.path, plan.kind)
     cells: dict[str, list[TaskDir]] = {}
     for task in plan.tasks:
         cell = ", ".join(f"{key}={value}" for key, value in task.cell.items())
         cells.setdefault(cell, []).append(run.task(task.id))
-    return [(cell, _done(run, cell, tasks)) for cell, tasks in cells.items()]
+    return cells
 
 
 def _done(run: RunDir, cell: str, tasks: list[TaskDir]) -> Found:
