@@ -153,12 +153,13 @@ def _varied(file: JobFile, cell: dict[str, Any]) -> tuple[Job, Document]:
 
 def _in_words(cell: dict[str, Any]) -> str:
     """Return a cell as its tasks' label has it: "train.epochs=5 model={name: schnet, hidden: 64}"."""
-    return " ".join(f"{key}={_flow(value)}" for key, value in cell.items())
+    return " ".join(f"{key}={flow(value)}" for key, value in cell.items())
 
 
-def _flow(value: Any) -> str:
+def flow(value: Any) -> str:
+    """Return a value of a grid in one line, as a job file may have it: "{name: schnet, hidden: 64}"."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_flow(inner)}" for key, inner in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {flow(inner)}" for key, inner in value.items()) + "}"
     return str(value)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from hpc_kit import __version__
-from hpc_kit.cli import data, explain, images, predict, runs, sites
+from hpc_kit.cli import bench, data, explain, images, predict, runs, sites
 from hpc_kit.spec.errors import PREEMPTED, InputError, Preempted, WorkError
 from hpc_kit.spec.text import printable
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 app.add_typer(runs.app)
 app.add_typer(sites.app, name="sites", help="Show the sites there are, and check whether one can be used from here.")
 app.add_typer(data.app, name="data", help="Prepare, look at and verify shard sets.")
+app.add_typer(bench.app, name="bench", help="Hold measured runs against each other and against published ones.")
 app.add_typer(images.app, name="image", help="Show, lock, build and verify container images.")
 app.command(epilog="Example: hpc_kit predict runs/x molecules.extxyz --out energies.csv")(predict.predict)
 app.command(epilog="Example: hpc_kit explain runs/x molecules.extxyz --out explained --trust")(explain.explain)
