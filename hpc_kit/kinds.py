@@ -2,12 +2,13 @@
 
 A room is a package with two files. `job.py`, for the login side, has `Job` (what a user writes, a spec.job.Job),
 `Work` (what one task of it does, a plan.Work), `works` (from jobs to pieces of work), `summarize` and `print_summary`
-(what came of a run); `page.py` beside it may have `sections` for the run's page. `run.py`, for the node, has
-`run(task, directory, ranks)`, and is imported there only.
+(what came of a run); `page.py` beside it may have `sections` for the run's page, and `sections_of_any` for that of a
+run of any kind. `run.py`, for the node, has `run(task, directory, ranks)`, and is imported there only.
 """
 
 import importlib
 import importlib.util
+import itertools
 from collections.abc import Callable, Iterable
 from types import ModuleType
 
@@ -27,11 +28,16 @@ def login_side(kind: str) -> ModuleType:
 
 
 def page(kind: str) -> Callable[..., Iterable]:
-    """Return what gives the kind's own sections of a run's page, `sections(run, plan)` of page.py; some have none."""
-    name = f"{ROOMS[kind]}.page"
-    if importlib.util.find_spec(name) is None:
-        return lambda run, plan: ()
-    return importlib.import_module(name).sections
+    """Return what gives the rooms' sections of a run's page, called with the run and its plan: those of its kind
+    (`sections` of page.py), and behind them what rooms have for runs of any kind (`sections_of_any`)."""
+    found = [_of_page(ROOMS[kind], "sections"), *(_of_page(room, "sections_of_any") for room in ROOMS.values())]
+    return lambda run, plan: itertools.chain.from_iterable(give(run, plan) for give in found)
+
+
+def _of_page(room: str, function: str) -> Callable[..., Iterable]:
+    name = f"{room}.page"
+    module = importlib.import_module(name) if importlib.util.find_spec(name) else None
+    return getattr(module, function, lambda run, plan: ())
 
 
 def node_side(kind: str) -> ModuleType:

@@ -42,6 +42,7 @@ OF_EVERY_ROOM = {"job", "summary", "page", "weights"}
 OF_BENCH = {  # what compares timings and draws: all of that room but run.py and its clocks
     "baseline",
     "compare",
+    "deviations",
     "export",
     "fields",
     "figures",
@@ -53,6 +54,9 @@ OF_BENCH = {  # what compares timings and draws: all of that room but run.py and
     "scaling",
     "statistics",
     "studies",
+    "study_command",
+    "study_page",
+    "study_tables",
 }
 LOGIN_FILES_OF_ROOMS = OF_EVERY_ROOM | OF_BENCH  # all other files of a room are the node's
 NODE_ONLY_PACKAGES = {"torch", "torch_geometric", "dgl", "deephyper"}

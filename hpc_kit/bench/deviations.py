@@ -25,9 +25,9 @@ MEASURE = "test_mae"
 class Deviation:
     """One target: its MAE of each seed in `unit`, the published one, and the deviations' least, greatest, mean and
     standard deviation (n - 1; None with one seed). `within`: the published MAE is between the least and the greatest
-    of ours. `graphs`: how many have the target here, and `published_graphs` there. `guess`: the MAE of always guessing
-    the training mean, to hold against the published mean absolute deviation `mad` of the data: where these differ
-    much, the two are not the same quantity or not the same data."""
+    of ours. `graphs`: how many have the target here, and `published_graphs` there. `guess`: the MAE of always
+    guessing the training mean, to hold against the published mean absolute deviation `mad` of the data: where these
+    differ much, the two are not the same quantity or not the same data."""
 
     target: str
     property: str
@@ -136,11 +136,23 @@ def deviation_rows(found: Sequence[Deviation]) -> list[dict[str, Any]]:
 def print_deviations(found: Sequence[Deviation], console: Console) -> None:
     """Print a row a target, and how many published values lie within the seeds' range."""
     table = Printed()
-    names = ("target", "seeds", "our MAE", "published", "min", "max", "mean", "std", "within\nrange", "graphs", "there")
+    names = (
+        "target",
+        "seeds",
+        "our MAE",
+        "published",
+        "min",
+        "max",
+        "mean",
+        "std",
+        "within\nrange",
+        "graphs",
+        "there",
+    )
     for name in names:
         table.add_column(name, justify="left" if name == "target" else "right", overflow="fold")
     for one in found:
-        off = [_percent(value) for value in (one.min, one.max, one.mean)]
+        off = ["-" if value is None else f"{value:+.1%}" for value in (one.min, one.max, one.mean)]
         table.add_row(
             one.target,
             str(len(one.maes)),
@@ -186,11 +198,11 @@ def draw(canvas: Any, found: Sequence[Deviation]) -> Any:
     below how many graphs have each target."""
     known = [one for one in found if one.min is not None]
     places = range(len(known))
-    figure, (above, below) = canvas(
-        max(4.0, 1.5 + 0.27 * len(known)), 5.0, 2, sharex=True, height_ratios=(2, 1)
-    )
+    figure, (above, below) = canvas(max(4.0, 1.5 + 0.27 * len(known)), 5.0, 2, sharex=True, height_ratios=(2, 1))
     for place, one in zip(places, known, strict=True):
-        above.plot([place] * 2, [100 * one.min, 100 * one.max], color="#0072b2", lw=5, alpha=0.4, solid_capstyle="butt")
+        above.plot(
+            [place] * 2, [100 * one.min, 100 * one.max], color="#0072b2", lw=5, alpha=0.4, solid_capstyle="butt"
+        )
     means = [100 * one.mean for one in known]
     spread = [100 * (one.std or 0.0) for one in known]
     above.errorbar(places, means, yerr=spread, fmt="o", ms=4, color="#d55e00", capsize=2, lw=1)
@@ -205,4 +217,3 @@ def draw(canvas: Any, found: Sequence[Deviation]) -> Any:
     below.set_xlabel("property")
     below.set_xticks(places, [one.property for one in known], rotation=90, fontsize=7)
     return figure
-

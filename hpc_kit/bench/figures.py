@@ -21,20 +21,22 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LOG_ABOVE = 5.0  # an axis whose largest value is more than that many times the least is logarithmic
 NEAR = 1.6  # how many times the least value the second drawing of such a plane shows
 LOOK = {"svg.fonttype": "none", "svg.hashsalt": "hpc_kit", "pdf.fonttype": 42, "font.size": 9, "axes.grid": False}
+Studies = tuple[Sequence[Study], Sequence[Study]]  # our own, published ones
 FORMATS = {"svg": {"Date": None}, "pdf": {"CreationDate": None, "ModDate": None}}
 
 
-def write_tables(
-    ours: Sequence[Study], published: Sequence[Study], axes: tuple[str, str], folder: Path, force: bool
-) -> list[Path]:
-    """Write table.csv, and for each measure of each study its table as a figure. Return the files. Raises InputError
-    where one is there and `force` is not given, or the folder cannot be written."""
+def write_tables(parts: Sequence[Studies], axes: tuple[str, str], folder: Path, force: bool) -> list[Path]:
+    """Write table.csv, and for each measure of each study its table as a figure. Return the files.
+
+    parts: studies of our own and published ones, a pair of lists a measure. Raises InputError where a file is there
+    and `force` is not given, or the folder cannot be written.
+    """
     drawings = {}
-    for study in (*ours, *published):
-        for number, measure in enumerate(study.measures):
-            name = f"table-{study.name}-{measure.key}".replace(":", "-").replace("/", "-")
-            drawings[name] = lambda plot, study=study, number=number: _heat(plot, study, number, axes)
-    return _write(folder, {"table": list(table_rows(ours, published))}, drawings, force)
+    for study in (study for part in parts for study in (*part[0], *part[1])):
+        name = f"table-{study.name}-{study.measures[0].key}".replace(":", "-").replace("/", "-")
+        drawings[name] = lambda canvas, study=study: _heat(canvas, study, axes)
+    rows = [row for part in parts for row in table_rows(*part)]
+    return _write(folder, {"table": rows}, drawings, force)
 
 
 def write_pareto(studies: Sequence[Study], folder: Path, force: bool) -> list[Path]:
@@ -106,7 +108,7 @@ def _pareto(canvas: Callable, studies: Sequence[Study]) -> Any:
     if wide:
         _logarithmic(planes[0][0])
         planes[0][0].set_title("all cells", fontsize=8)
-        planes[0][1].set_ylim(min(ups) * (2 - NEAR) ** 0.25, min(ups) * NEAR)
+        planes[0][1].set_ylim(min(ups) * 0.95, min(ups) * NEAR)
         planes[0][1].set_title(f"up to {NEAR:g} times the least", fontsize=8)
     return figure
 
@@ -131,7 +133,9 @@ def _cells_and_fronts(plane: Any, studies: Sequence[Study]) -> None:
                     color=colour, annotation_clip=True,
                 )  # fmt: skip
         line = [[found[place].value for place in front] for found in means]
-        plane.plot(*line, color=colour, marker=marker, ms=4.5, lw=1.2, label=f"{study.name}: front (filled), other cells")
+        plane.plot(
+            *line, color=colour, marker=marker, ms=4.5, lw=1.2, label=f"{study.name}: front (filled), other cells"
+        )
 
 
 def _logarithmic(plane: Any) -> None:
@@ -152,11 +156,11 @@ def axis_title(studies: Sequence[Study], measure: int) -> str:
     return f"{studies[0].measures[measure].name} / that of {names}"
 
 
-def _heat(canvas: Callable, study: Study, number: int, axes: tuple[str, str]) -> Any:
+def _heat(canvas: Callable, study: Study, axes: tuple[str, str]) -> Any:
     """A table in colours, dark where the value is low; a cell without a value is hatched and says so."""
     from matplotlib.colors import LogNorm, Normalize
 
-    parts, found = grid_of(study, axes), estimates(study, number)
+    parts, found = grid_of(study, axes), estimates(study, 0)
     values = [estimate.value for estimate in found.values()] or [0.0, 1.0]
     steep = min(values) > 0 and max(values) > LOG_ABOVE * min(values)
     scale = (LogNorm if steep else Normalize)(min(values), max(values))
@@ -179,8 +183,7 @@ def _heat(canvas: Callable, study: Study, number: int, axes: tuple[str, str]) ->
                 plane.text(x, y, text, ha="center", va="center", fontsize=7, color="white" if light else "black")
                 if not there:
                     plane.add_patch(_hatch(x, y))
-        measure = study.measures[number]
-        title = heading(study, number) if study.over else measure.title
+        title = heading(study, 0) if study.over else study.measures[0].title
         bar = figure.colorbar(image, ax=plane)
         bar.set_label(title, fontsize=7)
         if steep:

@@ -1,4 +1,4 @@
-"""What can be asked of a task that is done: its test errors, the time of an epoch, and every number of metrics.json."""
+"""What can be asked of a task that is done: its test errors, the time of an epoch, any number of metrics.json."""
 
 import math
 import statistics

@@ -56,7 +56,9 @@ def rounded_fronts(points: Mapping[Name, Values], half: float) -> tuple[set[Name
     return certain, possible
 
 
-def certainty(samples: Mapping[Name, Sequence[Values]], draws: int = DRAWS, seed: int = 0) -> dict[Name, float | None]:
+def certainty(
+    samples: Mapping[Name, Sequence[Values]], draws: int = DRAWS, seed: int = 0
+) -> dict[Name, float | None]:
     """Return for each setting the share of `draws` in which it is in the front.
 
     samples: setting -> values of each of its runs, [runs, measures]. A draw takes as many runs of each setting as it

@@ -1,20 +1,20 @@
 """Published studies: tables that ship with the package or a user's own, and what their printed fronts have to say.
 
 A table is CSV. Lines that begin with # say where it is from, and may say "normalised to: 4,4" and "half of the last
-digit: 0.005". Columns: `study`; the axes, keys of a job file such as model.gcn_layers; the measures, such as test_mae.
+digit: 0.005". Columns: `study`; the axes, keys of a job file as model.gcn_layers; the measures, such as test_mae.
 `printed_front`, where there is one, counts the members of the front that was printed with the table.
 """
 
 import csv
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from hpc_kit.bench import pareto
 from hpc_kit.bench.measures import Measure
-from hpc_kit.bench.studies import Cell, Place, Study, costs, find_cell, label, normalised
+from hpc_kit.bench.studies import Cell, Study, costs, find_cell, label, normalised
 from hpc_kit.spec.errors import InputError, allowed
 from hpc_kit.spec.shipped import user_path
 
@@ -104,7 +104,7 @@ def published_studies(table: Table, axes: tuple[str, ...], measures: tuple[Measu
 
 def discrepancy(study: Study) -> list[str]:
     """Return, a sentence a cell, where a printed front and the front by the rule of pareto.py differ, and why."""
-    points = costs(study)
+    points = costs(replace(study, over=None))  # as printed, which is what was rounded
     front, printed = pareto.front(points), study.printed_front
     certain, possible = pareto.rounded_fronts(points, study.half or 0.0)
     said = []

@@ -13,9 +13,10 @@ from hpc_kit.bench.measures import Measure, find_measures, named
 from hpc_kit.plan import Plan, flow
 from hpc_kit.runs.layout import RunDir
 from hpc_kit.runs.status import read_statuses
-from hpc_kit.spec.errors import InputError, allowed
+from hpc_kit.spec.errors import InputError
 
 LEVEL = 0.95
+MOST_NAMED = 6  # cells in a message
 Place = tuple[str, ...]  # a cell: the values of the axes, as text
 
 
@@ -40,8 +41,8 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Study:
-    """The cells of a grid over `axes`, keys of a job file. `over` is the cell that values are divided by. `half`: half
-    of the last digit that is known of the values, of a printed table. `printed_front`: the front that was printed."""
+    """The cells of a grid over `axes`, keys of a job file. `over` is the cell that values are divided by. `half` is
+    half of the last digit of a printed table. `printed_front`: the front that was printed with it."""
 
     name: str
     axes: tuple[str, ...]
@@ -95,8 +96,11 @@ def find_cell(study: Study, text: str) -> Place:
     names = {"".join(",".join(place).split()): place for place in study.cells}
     wanted = "".join(text.split())
     if wanted not in names:
-        axes = ", ".join(study.axes)
-        raise InputError(f"{study.name} has no cell {text!r}: give a value for each of {axes}; {allowed(wanted, names)}")
+        cells = "; ".join([*list(names)[:MOST_NAMED], *(["…"] if len(names) > MOST_NAMED else [])])
+        raise InputError(
+            f"--normalise-to: {study.name} has no cell {text!r}: give a value for each of"
+            f" {', '.join(study.axes)}, as in {cells}"
+        )
     return names[wanted]
 
 
@@ -116,9 +120,11 @@ def normalised(study: Study, place: Place) -> Study:
 def estimates(study: Study, measure: int) -> dict[Place, Estimate]:
     """Return the mean and interval of each cell that has values, in the study's normalisation.
 
-    Intervals suppose that the runs of a cell scatter normally. As they are: Student's t. Over another cell: the
-    logarithm of the ratio of means, with the variances s^2 / (n m^2) of both (delta method) and the degrees of freedom
-    of Welch (1947, doi 10.2307/2332510). The cell that values are divided by is 1, by definition.
+    Intervals suppose that the runs of a cell scatter normally: Student's t of the mean. Where all values are above
+    zero it is that of the mean's logarithm, with the variance s^2 / (n m^2) (delta method), so that no interval of an
+    error or a time reaches below zero. Over another cell: the logarithm of the ratio of means, with the variances of
+    both and the degrees of freedom of Welch (1947, doi 10.2307/2332510). The cell that values are divided by is 1, by
+    definition.
     """
     return {
         place: _ratio(study, place, measure) if study.over else _mean(cell.values[:, measure])
@@ -132,7 +138,10 @@ def _mean(values: np.ndarray) -> Estimate:
     if runs < 2:
         return Estimate(mean, None, None, runs)
     half = student(runs - 1) * float(values.std(ddof=1)) / math.sqrt(runs)
-    return Estimate(mean, mean - half, mean + half, runs)
+    if values.min() <= 0:
+        return Estimate(mean, mean - half, mean + half, runs)
+    factor = math.exp(half / mean)
+    return Estimate(mean, mean / factor, mean * factor, runs)
 
 
 def _ratio(study: Study, place: Place, measure: int) -> Estimate:

@@ -1,4 +1,4 @@
-"""What the commands bench table, bench pareto and bench deviations do, between their arguments and what they print."""
+"""What the commands bench table and bench pareto do between their arguments and what they print."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +15,8 @@ Studies = tuple[list[Study], list[Study]]  # our own, published ones
 def gather(runs: Sequence[Path], measures: Sequence[str], over: str | None, published: str | None) -> Studies:
     """Return the studies of `runs` and those of a published table, all in the same measures and normalised alike.
 
-    over: the cell that is 1, by its values as in "4,4"; with a published table that is normalised, its cell where none
-    is named. Raises InputError where studies have other axes, other data, or not the cell to normalise to.
+    over: the cell that is 1, by its values as in "4,4"; where none is named, that of the published table. Raises
+    InputError where studies have other axes, other data, or not the cell to normalise to.
     """
     table = read_published(published) if published else None
     ours = [read_study(RunDir(path), measures) for path in runs]
@@ -30,7 +30,9 @@ def gather(runs: Sequence[Path], measures: Sequence[str], over: str | None, publ
     elif ours:
         theirs = published_studies(table, ours[0].axes, ours[0].measures)
     else:
-        theirs = published_studies(table, table.axes, tuple(Measure(name, NAMES.get(name, name)) for name in measures))
+        theirs = published_studies(
+            table, table.axes, tuple(Measure(name, NAMES.get(name, name)) for name in measures)
+        )
     if over is None and theirs and theirs[0].over is not None:
         over = ",".join(theirs[0].over)
     if over is not None:
@@ -57,7 +59,6 @@ def _same_work(ours: list[Study], runs: Sequence[Path]) -> None:
         if here != there:
             names = [", ".join(sorted(one[:12] for one in found)) for found in (here, there)]
             raise InputError(
-                f"{path}: works on other data (sha256 {names[0]}) than {runs[0]} ({names[1]}): their numbers are not of"
-                " one study; give one RUN at a time"
+                f"{path}: works on other data (sha256 {names[0]}) than {runs[0]} ({names[1]}): their numbers are not"
+                " of one study; give one RUN at a time"
             )
-

@@ -8,30 +8,31 @@ from rich.table import Table
 
 from hpc_kit.bench import pareto
 from hpc_kit.bench.studies import LEVEL, Estimate, Place, Study, costs, estimates, label, samples, without_value
+from hpc_kit.spec.errors import InputError, allowed
 from hpc_kit.text import in_unit
 
 SURE = 0.95  # share of draws from which on a member of a front is called certain
 
 
 def table_rows(ours: Sequence[Study], published: Sequence[Study]) -> Iterator[dict[str, Any]]:
-    """Yield a row a study, measure and cell. What a cell lacks is None, and `missing` says why; nothing is ever zero
-    for that. deviation_from_X = (value - that of the published study X) / that of X."""
+    """Yield a row a study and cell, of studies of one measure. What a cell lacks is None, and `missing` says why;
+    nothing is ever zero for that. deviation_from_X = (value - that of the published study X) / that of X."""
+    others = {study.name: estimates(study, 0) for study in published}
     for study in (*ours, *published):
-        for number, measure in enumerate(study.measures):
-            found = estimates(study, number)
-            others = {p.name: estimates(p, number) for p in published} if study in ours else {}
-            for place, cell in study.cells.items():
-                estimate = found.get(place)
-                yield {
-                    "study": study.name,
-                    **dict(zip(study.axes, place, strict=True)),
-                    "measure": measure.key,
-                    "unit": "" if study.over else measure.unit,
-                    "normalised_to": ",".join(study.over) if study.over else None,
-                    **_numbers(estimate),
-                    "missing": "; ".join(cell.missing) or None,
-                    **{f"deviation_from_{name}": deviation(estimate, o.get(place)) for name, o in others.items()},
-                }
+        found, measure = estimates(study, 0), study.measures[0]
+        for place, cell in study.cells.items():
+            one = found.get(place)
+            off = {f"deviation_from_{name}": deviation(one, theirs.get(place)) for name, theirs in others.items()}
+            yield {
+                "study": study.name,
+                **dict(zip(study.axes, place, strict=True)),
+                "measure": measure.key,
+                "unit": "" if study.over else measure.unit,
+                "normalised_to": ",".join(study.over) if study.over else None,
+                **_numbers(one),
+                "missing": "; ".join(cell.missing) or None,
+                **(off if study in ours else {}),
+            }
 
 
 def pareto_rows(studies: Sequence[Study]) -> Iterator[dict[str, Any]]:
@@ -67,21 +68,17 @@ def deviation(ours: Estimate | None, theirs: Estimate | None) -> float | None:
 
 
 def print_tables(ours: Sequence[Study], published: Sequence[Study], axes: tuple[str, str], console: Console) -> None:
-    """Print for each measure a table a study, and how far each of ours is from each published one.
+    """Print the table of each study of one measure, and how far each of ours is from each published one.
 
     axes: the keys of rows and columns; for each combination of the others there is a table.
     """
-    for number in range(len((*ours, *published)[0].measures)):
-        for study in (*ours, *published):
-            found = estimates(study, number)
-            texts = {p: _in_words(e, study, number) for p, e in found.items()}
-            texts |= {place: "missing" for place in without_value(study)}
-            _print(study, f"{study.name}: {heading(study, number)}", texts, axes, console)
-        for study in ours:
-            found = estimates(study, number)
-            for other in published:
-                _print_deviations(study, found, other, estimates(other, number), axes, console)
+    for study in (*ours, *published):
+        texts = {place: _in_words(one, study, 0) for place, one in estimates(study, 0).items()}
+        texts |= {place: "missing" for place in without_value(study)}
+        _print(study, f"{study.name}: {heading(study, 0)}", texts, axes, console)
     for study in ours:
+        for other in published:
+            _print_deviations(study, other, axes, console)
         _print_missing(study, console)
 
 
@@ -97,7 +94,8 @@ def print_pareto(studies: Sequence[Study], console: Console) -> None:
         rows = [row for row in pareto_rows([study]) if row["in_front"] or (row["share_of_draws"] or 0) >= 1 - SURE]
         rows.sort(key=lambda row: row[study.measures[0].key] * study.measures[0].sign)
         title = f"{study.name}: front of {' and '.join(heading(study, n) for n in range(len(study.measures)))}"
-        table = Table(title=title, title_justify="left")
+        console.print(title, soft_wrap=True, highlight=False)
+        table = Table()
         for name in ("cell", *(m.name for m in study.measures), "in the\nfront", "share of\ndraws", "dominated by"):
             table.add_column(name, justify="left" if name in ("cell", "dominated by") else "right")
         found = [estimates(study, number) for number in range(len(study.measures))]
@@ -105,9 +103,7 @@ def print_pareto(studies: Sequence[Study], console: Console) -> None:
             place = tuple(row[axis] for axis in study.axes)
             texts = [_in_words(means[place], study, n) for n, means in enumerate(found)]
             share = "-" if row["share_of_draws"] is None else f"{row['share_of_draws']:.1%}"
-            table.add_row(
-                label(place), *texts, "yes" if row["in_front"] else "no", share, row["dominated_by"] or ""
-            )
+            table.add_row(label(place), *texts, "yes" if row["in_front"] else "no", share, row["dominated_by"] or "")
         console.print(table)
         for line in front_in_words(study):
             console.print(line, soft_wrap=True, highlight=False)
@@ -133,8 +129,6 @@ def front_in_words(study: Study) -> list[str]:
 
 def axes_of_table(study: Study, rows: str | None, columns: str | None) -> tuple[str, str]:
     """Return the axes of a table's rows and columns: those named, else the first two that are left."""
-    from hpc_kit.spec.errors import InputError, allowed
-
     for option, axis in (("--rows", rows), ("--columns", columns)):
         if axis is not None and axis not in study.axes:
             raise InputError(f"{option} {axis}: no axis of {study.name}; {allowed(axis, study.axes)}")
@@ -162,7 +156,8 @@ def grid_of(study: Study, axes: tuple[str, str]) -> dict[str, tuple[list[str], l
 
 def _print(study: Study, title: str, texts: dict[Place, str], axes: tuple[str, str], console: Console) -> None:
     for name, (rows, columns, places) in grid_of(study, axes).items():
-        table = Table(title=f"{title}{f' ({name})' if name else ''}", title_justify="left", show_lines=False)
+        console.print(f"{title}{f' ({name})' if name else ''}", soft_wrap=True, highlight=False)
+        table = Table()
         table.add_column(f"{_short(axes[0])} ↓" + (f"\n{_short(axes[1])} →" if axes[1] else ""))
         for column in columns:
             table.add_column(column, justify="right")
@@ -171,14 +166,8 @@ def _print(study: Study, title: str, texts: dict[Place, str], axes: tuple[str, s
         console.print(table)
 
 
-def _print_deviations(
-    study: Study,
-    ours: dict[Place, Estimate],
-    other: Study,
-    theirs: dict[Place, Estimate],
-    axes: tuple[str, str],
-    console: Console,
-) -> None:
+def _print_deviations(study: Study, other: Study, axes: tuple[str, str], console: Console) -> None:
+    ours, theirs = estimates(study, 0), estimates(other, 0)
     found = {p: d for p in ours if (d := deviation(ours[p], theirs.get(p))) is not None}
     if not found:
         console.print(f"{other.name}: no cell is also one of {study.name}", soft_wrap=True, highlight=False)

@@ -47,16 +47,17 @@ def table(
     from hpc_kit.bench import study_tables
     from hpc_kit.bench.study_command import gather
 
-    ours, theirs = gather(runs, measures, over, published)
-    axes = study_tables.axes_of_table([*ours, *theirs][0], rows, columns)
+    parts = [gather(runs, [measure], over, published) for measure in measures]
+    axes = study_tables.axes_of_table([*parts[0][0], *parts[0][1]][0], rows, columns)
     if out is not None:
         from hpc_kit.bench.figures import write_tables
 
-        _tell(write_tables(ours, theirs, axes, out, force), as_json)
+        _tell(write_tables(parts, axes, out, force), as_json)
     if as_json:
-        print(json.dumps(list(study_tables.table_rows(ours, theirs)), indent=2))
-    else:
-        study_tables.print_tables(ours, theirs, axes, console())
+        print(json.dumps([row for part in parts for row in study_tables.table_rows(*part)], indent=2))
+        return
+    for part in parts:
+        study_tables.print_tables(*part, axes, console())
 
 
 @app.command(epilog="Example: hpc_kit bench pareto runs/alignn-ablation-20260102-030405 --published alignn_ablation")
