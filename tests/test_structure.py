@@ -48,6 +48,8 @@ OF_BENCH = {  # what compares timings and draws: all of that room but run.py and
     "figures",
     "fitness",
     "measures",
+    "meters",
+    "metrics",
     "order",
     "pareto",
     "published",

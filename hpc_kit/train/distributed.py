@@ -23,6 +23,7 @@ from hpc_kit.ranks import Ranks
 from hpc_kit.runs.layout import TaskDir
 from hpc_kit.spec.errors import InputError, Preempted, RankLost
 from hpc_kit.train.peers import Peers
+from hpc_kit.train.phases import Phases
 from hpc_kit.train.rendezvous import join, meet
 
 TIMEOUT = "HPC_KIT_TIMEOUT_S"  # seconds: for ranks to come, and for a collective to end
@@ -31,12 +32,14 @@ TIMEOUT = "HPC_KIT_TIMEOUT_S"  # seconds: for ranks to come, and for a collectiv
 class Group:
     """The ranks of one task. Alone it does nothing, at no cost.
 
-    rank, size: this rank's place; device: what it computes on; is_main: whether it writes the task's files.
+    rank, size: this rank's place; device: what it computes on; is_main: whether it writes the task's files; phases:
+    the clock of steps and of sums of gradients.
     """
 
     def __init__(self, ranks: Ranks, device: torch.device, peers: Peers | None = None):
         self.rank, self.size, self.device = ranks.rank, ranks.size, device
         self.is_main = ranks.rank == 0
+        self.phases = Phases()
         self._peers = peers
 
     @classmethod
@@ -150,7 +153,14 @@ class Group:
 
 def _sum_bucket(group: Group, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
     group._peers.collectives += 1
-    return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda done: done.value()[0])
+    ended = group.phases.summing()
+
+    def whole(done: torch.futures.Future) -> torch.Tensor:
+        if ended:
+            ended()
+        return done.value()[0]
+
+    return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(whole)
 
 
 @contextlib.contextmanager

@@ -106,7 +106,7 @@ class Training:
 
         Nothing in a step waits for a GPU but the looks at losses and gradient norms every few steps.
         """
-        settings, progress, clock = self.settings, self.state.progress, self.clock
+        settings, progress, clock, phases = self.settings, self.state.progress, self.clock, self.group.phases
         accumulate = settings.accumulate
         plan = self.data.plan(self.index["train"], self.limits, self.task.seed, progress.epoch)
         batches = [members for window in plan for members in window.batches]
@@ -135,14 +135,20 @@ class Training:
                 more = place + 1 < len(micro)
                 alone = self.group.no_sync(self.wrapped) if more else contextlib.nullcontext()
                 with alone, out_of_memory(progress.epoch, number, batch):
-                    loss = self.wrapped(batch.to(self.group.device), *counts)
+                    phases.begin()
+                    batch = batch.to(self.group.device)
+                    phases.lap("transfer_s")
+                    loss = self.wrapped(batch, *counts)
+                    phases.lap("forward_s")
                     self.state.scaler.scale(loss).backward()
+                    phases.lap("backward_s")
                 measured.losses[number] = loss.detach() * len(whole)
             measured.norms[step] = self._clip()
             progress.batch += len(micro)
             if measured.is_due(step):
                 measured.look(self.objective, self.data)
             self._step(progress.epoch * measured.steps + step, settings.epochs * measured.steps)
+            phases.lap("optimizer_s")
             self.watch.stepped(took + clock.lap("compute_s"))
         self._settle()
         return np.concatenate(batches)
