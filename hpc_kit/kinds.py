@@ -18,6 +18,7 @@ ROOMS = {
     "predict": "hpc_kit.predict",
     "explain": "hpc_kit.explain",
     "probe": "hpc_kit.probe",
+    "search": "hpc_kit.search",
     "benchmark": "hpc_kit.bench",
 }
 

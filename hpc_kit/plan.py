@@ -148,10 +148,10 @@ def _varied(file: JobFile, cell: dict[str, Any]) -> tuple[Job, Document]:
         hint = ""
         if "model.name" in cell:
             hint = "; keys differ by model: vary whole ones, as in grid: {model: [{name: schnet}, {name: physnet}]}"
-        raise InputError(f"{error} (in the grid's cell {_in_words(cell)}{hint})") from None
+        raise InputError(f"{error} (in the grid's cell {in_words(cell)}{hint})") from None
 
 
-def _in_words(cell: dict[str, Any]) -> str:
+def in_words(cell: dict[str, Any]) -> str:
     """Return a cell as its tasks' label has it: "train.epochs=5 model={name: schnet, hidden: 64}"."""
     return " ".join(f"{key}={flow(value)}" for key, value in cell.items())
 
@@ -171,7 +171,7 @@ def _task(job: Job, cell: dict[str, Any], seed: int, work: Work) -> Task:
     return Task(
         schema_version=SCHEMA,
         id=f"{job.name}-seed{seed}-{digest}" if job.varied else f"{job.name}-{digest}",
-        label=f"{_in_words(cell)} seed={seed}".strip() if job.varied else work.title(),
+        label=f"{in_words(cell)} seed={seed}".strip() if job.varied else work.title(),
         kind=job.kind,
         seed=seed,
         image=_image(job),

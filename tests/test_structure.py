@@ -60,7 +60,8 @@ OF_BENCH = {  # what compares timings and draws: all of that room but run.py and
     "study_page",
     "study_tables",
 }
-LOGIN_FILES_OF_ROOMS = OF_EVERY_ROOM | OF_BENCH  # all other files of a room are the node's
+OF_SEARCH = {"pruning", "records", "space", "trials"}
+LOGIN_FILES_OF_ROOMS = OF_EVERY_ROOM | OF_BENCH | OF_SEARCH  # all other files of a room are the node's
 NODE_ONLY_PACKAGES = {"torch", "torch_geometric", "dgl", "deephyper"}
 # What the login side may import of the node side: files without any of those packages.
 FILES_OF_DATA = {"hpc_kit.data.manifest", "hpc_kit.data.split_file"}

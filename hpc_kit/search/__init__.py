@@ -1,0 +1,1 @@
+"""Hyperparameter search: kind "search". rank 0 asks and tells, the other ranks train."""

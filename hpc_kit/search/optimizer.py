@@ -1,0 +1,118 @@
+"""Which values a search tries next: DeepHyper's centralised Bayesian optimisation, or random values of its space.
+
+DeepHyper (Egele et al. 2023, doi 10.1109/e-Science58273.2023.10254872) searches the unit cube that space.py makes of
+the job's space, by its ask and tell; it starts no worker and writes no file. Everything it knows it is told again
+after a restart, from trials.jsonl.
+"""
+
+import contextlib
+import io
+import logging
+import warnings
+from typing import Any
+
+from hpc_kit.search.job import Search, Work
+from hpc_kit.search.space import Choices, Parameter, Range, Values
+from hpc_kit.spec.errors import InputError
+
+_AGAIN = 1_000_003  # a search that goes on draws other numbers than it began with
+
+
+class Optimizer:
+    """Proposes values: first the job's points, then random ones, then what the surrogate thinks best.
+
+    `tell` what every trial has come to, those of earlier attempts first; `ask` as often as a trial can begin.
+    """
+
+    def __init__(self, search: Search, work: Work, seed: int):
+        self._search, self._space, self._seed = search, work.space(), seed
+        self._points = list(search.points)
+        self._told: list[tuple[dict[str, Any], Any]] = []
+        self._succeeded = 0
+        self._library: Any = None
+        self._pending = 0  # asked since the surrogate last learned something
+
+    def tell(self, values: Values, objectives: dict[str, float] | None) -> None:
+        """Take what a trial with `values` has come to; None: it failed. Its objectives are to be small."""
+        self._points = [point for point in self._points if point != values]
+        names = self._space.names(values)
+        at = {one.name: _place(one, names[one.name]) for one in self._space.parameters}
+        scores = None if objectives is None else [-objectives[name] for name in self._search.objectives]
+        score = "F_failed" if scores is None else scores[0] if len(scores) == 1 else tuple(scores)
+        self._succeeded += scores is not None
+        self._told.append((at, score))
+
+    def ask(self) -> tuple[Values, str]:
+        """Return values to try and whose proposal they are: "given", "random" or "bayes"."""
+        if self._points:
+            return self._points.pop(0), "given"
+        if self._library is None:
+            self._library = self._open(len(self._told))
+        if self._told:
+            told, self._told, self._pending = self._told, [], 0
+            with _quietly():
+                self._library.tell(told)
+        self._pending += 1
+        thinks = self._search.strategy == "bayes" and self._succeeded >= self._search.initial
+        with _quietly():
+            proposed = self._library.ask(self._pending if thinks else 1)[-1]
+        chosen = {one.name: _value(one, proposed[one.name]) for one in self._space.parameters}
+        return self._space.complete(chosen), "bayes" if thinks else "random"
+
+    def _open(self, told: int) -> Any:
+        """Return DeepHyper's search. Raises InputError where it is not installed."""
+        try:
+            with _quietly():
+                from deephyper.hpo import CBO, HpProblem
+        except (ImportError, RuntimeError) as error:  # RuntimeError: of mpi4py without an MPI
+            raise InputError(f"a search needs DeepHyper ({error}): pip install 'hpc_kit[search]'") from None
+        problem = HpProblem()
+        for one in self._space.parameters:
+            problem.add_hyperparameter(_dimension(one), one.name)
+        search = self._search
+        thinks = search.strategy == "bayes"
+        with _quietly():
+            return CBO(
+                problem,
+                random_state=(self._seed + _AGAIN * told) % 2**31,
+                surrogate_model=search.surrogate if thinks else "DUMMY",
+                surrogate_model_kwargs={"n_jobs": 1}
+                if thinks and search.surrogate in ("ET", "RF", "TB", "RS")
+                else None,
+                acq_func=search.acquisition,
+                acq_optimizer=search.acquisition_optimizer if thinks else "sampling",
+                acq_optimizer_kwargs={"max_total_failures": -1},
+                multi_point_strategy="cl_max",
+                n_initial_points=search.initial,
+                checkpoint_history_to_csv=False,
+            )
+
+
+def _dimension(one: Parameter) -> Any:
+    """Return what DeepHyper calls a hyperparameter's range: a place of the unit interval, or one of a list."""
+    if isinstance(one.domain, Range):
+        return (0.0, 1.0)
+    count = len(one.domain.values)
+    return list(range(count)) if one.domain.ordered else [str(number) for number in range(count)]
+
+
+def _place(one: Parameter, value: Any) -> Any:
+    if isinstance(one.domain, Range):
+        return one.domain.place(value)
+    number = one.domain.values.index(value)
+    return number if one.domain.ordered else str(number)
+
+
+def _value(one: Parameter, place: Any) -> Any:
+    if isinstance(one.domain, Choices):
+        return one.domain.values[int(place)]
+    return one.domain.value(float(place))
+
+
+@contextlib.contextmanager
+def _quietly():
+    """Keep what the library has to say to its own users away from a search's log."""
+    logging.getLogger("deephyper").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
