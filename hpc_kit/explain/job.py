@@ -42,7 +42,7 @@ class Trust(Strict):
     structures: Positive = 200
     sparsity: Annotated[float, Field(gt=0, lt=1)] = 0.75
     random: Positive = 5
-    draws: Positive = 3
+    draws: Positive = 5
 
 
 class Gallery(Strict):
@@ -290,10 +290,10 @@ def verdicts(trust: dict[str, Any] | None) -> list[str]:
         else f"agreement over seeds: Spearman {agreed['spearman']:.2f} ({agreed['pairs']} pairs)"
     )
     random = trust["randomisation"]
-    last = random["spearman"][-1]
     if random["passed"] is None:
         texts.append("random weights: the map is constant within each structure, so nothing can be said")
     else:
+        signed, size = ("-" if one is None else f"{one:.2f}" for one in (random["spearman"][-1], random["size"][-1]))
         outcome = "passed" if random["passed"] else "FAILED: the map survives"
-        texts.append(f"random weights: Spearman {last:.2f} with the trained map ({outcome})")
+        texts.append(f"random weights: Spearman {signed}, of absolute values {size} ({outcome})")
     return texts

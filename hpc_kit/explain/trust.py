@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import nn
 
 from hpc_kit.data.batches import GraphBatch
@@ -129,14 +128,26 @@ def told_fidelity(parts: Sequence[dict[str, dict[str, np.ndarray]]], method: str
 
 def spearman(a: np.ndarray, b: np.ndarray, atom_ptr: np.ndarray) -> np.ndarray:
     """a, b [A] -> [n]: the rank correlation within each structure; NaN where one of them is constant."""
-    found = np.full(len(atom_ptr) - 1, np.nan)
-    for i, (start, end) in enumerate(itertools.pairwise(atom_ptr)):
-        one, other = (rankdata(values[start:end]) for values in (a, b))
-        one, other = one - one.mean(), other - other.mean()
-        size = float(np.sqrt((one @ one) * (other @ other)))
-        if size > 0.0:
-            found[i] = float(one @ other) / size
-    return found
+    counts = np.diff(atom_ptr)
+    graph = np.repeat(np.arange(len(counts)), counts)
+    one, other = (_centred_ranks(values, graph, counts) for values in (a, b))
+    product, first, second = (np.bincount(graph, v, len(counts)) for v in (one * other, one * one, other * other))
+    size = np.sqrt(first * second)
+    return np.divide(product, size, out=np.full(len(counts), np.nan), where=size > 0.0)
+
+
+def _centred_ranks(values: np.ndarray, graph: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return [A] the rank of each value within its structure, less their mean; equal values share their mean rank."""
+    order = np.lexsort((values, graph))
+    ordered = values[order]
+    new = np.ones(len(values), bool)
+    new[1:] = (ordered[1:] != ordered[:-1]) | (graph[order][1:] != graph[order][:-1])
+    tie = np.cumsum(new) - 1
+    place = np.arange(len(values), dtype=np.float64)
+    ranks = np.empty(len(values))
+    ranks[order] = (np.bincount(tie, place) / np.bincount(tie))[tie]
+    first = np.cumsum(counts) - counts
+    return ranks - first[graph] - (counts[graph] - 1) / 2
 
 
 def agreement(maps: Sequence[np.ndarray], atom_ptr: np.ndarray) -> dict[str, Any] | None:
@@ -154,26 +165,29 @@ def randomisation(
 ) -> dict[str, dict[str, Any]]:
     """Return what becomes of each map when the weights are made random from the top down (Adebayo et al. 2018,
     arXiv:1810.03292, cascading randomisation): method -> stages (which layer was last made random), spearman (its
-    mean within structures, over `draws` draws), spread (least and largest draw at the end), passed.
+    mean within structures, over `draws` draws), size (the same of absolute values: which atoms stand out, whatever
+    the sign), spread (least and largest draw of the first at the end), passed.
 
     Matrices are drawn from a normal distribution around zero with the same root mean square, vectors are shuffled. A
-    map whose correlation is above SURVIVES when every weight is random fails; None: it is constant within every
-    structure, and nothing can be said.
+    map of which either correlation is above SURVIVES when every weight is random fails; None: it is constant within
+    every structure, and nothing can be said.
     """
     batches = list(batches)
     pointers = [batch.atom_ptr.cpu().numpy() for batch in batches]
     before = [_numpy(maps(model, batch)) for batch in batches]
     layers = layers_of(model, batches[0])
-    found = {name: np.full((draws, len(layers)), np.nan) for name in before[0]}
+    found = {name: np.full((2, draws, len(layers)), np.nan) for name in before[0]}
     for draw in range(draws):
         generator, changed = torch.Generator().manual_seed(1000 * seed + draw), copy.deepcopy(model)
         for stage, (_, names) in enumerate(layers):
             _randomise(changed, names, generator)
             after = [_numpy(maps(changed, batch)) for batch in batches]
             for name in found:
-                pairs = zip(before, after, pointers, strict=True)
-                each = np.concatenate([spearman(one[name], other[name], ptr) for one, other, ptr in pairs])
-                found[name][draw, stage] = np.nan if (mean := _mean(each)) is None else mean
+                for which, view in enumerate((np.array, np.abs)):
+                    pairs = zip(before, after, pointers, strict=True)
+                    each = [spearman(view(one[name]), view(other[name]), ptr) for one, other, ptr in pairs]
+                    mean = _mean(np.concatenate(each))
+                    found[name][which, draw, stage] = np.nan if mean is None else mean
     return {name: _told(values, [layer for layer, _ in layers]) for name, values in found.items()}
 
 
@@ -226,15 +240,16 @@ def _randomise(model: nn.Module, names: Sequence[str], generator: torch.Generato
 
 
 def _told(values: np.ndarray, layers: list[str]) -> dict[str, Any]:
-    """values [draws, stages] -> what `randomisation` says of one map."""
-    known = np.isfinite(values)
-    means = [float(v[k].mean()) if k.any() else None for v, k in zip(values.T, known.T, strict=True)]
-    last = values[:, -1][known[:, -1]]
+    """values [2, draws, stages] -> what `randomisation` says of one map."""
+    signed, size = ([_mean(stage) for stage in of_draws.T] for of_draws in values)
+    last = values[0, :, -1][np.isfinite(values[0, :, -1])]
+    ends = [mean for mean in (signed[-1], size[-1]) if mean is not None]
     return {
         "stages": layers,
-        "spearman": means,
+        "spearman": signed,
+        "size": size,
         "spread": [float(last.min()), float(last.max())] if len(last) else None,
-        "passed": bool(last.mean() <= SURVIVES) if len(last) else None,
+        "passed": max(ends) <= SURVIVES if ends else None,
     }
 
 

@@ -91,7 +91,7 @@ def opened(chromium, tmp_path_factory):
         (folder / "pictures" / f"{number}.svg").write_bytes(draw(drawn(atoms), "svg"))
     gallery = [entry(name, atoms, f"pictures/{i}.svg") for i, (name, atoms) in enumerate(structures.items())]
     row = {"kind": "role", "name": "N", "atoms": 3, "mean": 0.1, "sd": 0.0, "mean_size": 0.1, "above_mean": 0.05}
-    random = {"stages": ["output"], "spearman": [0.9], "spread": [0.9, 0.9], "passed": False}
+    random = {"stages": ["output"], "spearman": [0.9], "size": [0.4], "spread": [0.9, 0.9], "passed": False}
     told = {"value": 0.4, "random": 0.2, "difference": 0.2, "interval": [0.1, 0.3], "better": True, "structures": 2}
     fidelity = {way: {"plus": told, "minus": told} for way in ("zero", "remove")}
     trust = {"structures": 2, "sparsity": 0.75, "fidelity": fidelity, "agreement": None, "randomisation": random}

@@ -95,7 +95,7 @@ def test_map_that_survives_random_weights_fails(name):
 
     found = randomisation(model, [batch], maps, draws=2)
     assert found["elements"]["passed"] is False and set(found["elements"]["spearman"]) == {1.0}
-    assert found["constant"]["passed"] is None
+    assert found["constant"]["passed"] is None and set(found["elements"]["size"]) == {1.0}
     told, layers = found["cam"], layers_of(model, batch)
     assert sorted(sum((names for _, names in layers), [])) == sorted(name for name, _ in model.named_parameters())
     assert told["stages"] == [layer for layer, _ in layers] and min(told["spearman"]) < 0.999
