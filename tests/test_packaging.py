@@ -29,6 +29,8 @@ def test_wheel_ships_the_top_level_folders(installed):
         assert {p.name for p in (installed / "hpc_kit" / name).iterdir()} == ours != set()
     assert (installed / "hpc_kit" / "embedded" / "qm9_sample" / "shard-00000.h5").is_file()
     assert (installed / "hpc_kit" / "embedded" / "LICENSE.md").is_file()
+    for name in ("3Dmol-min.js", "3Dmol-LICENSE.txt", "viewer.js"):
+        assert (installed / "hpc_kit" / "explain" / "template" / name).is_file()
 
 
 def test_installed_package_runs_the_quickstart_from_an_empty_folder(installed, tmp_path):

@@ -14,7 +14,6 @@ from hpc_kit.explain.output import Part, read_part
 from hpc_kit.explain.roles import bonded
 from hpc_kit.files import write_atomically
 from hpc_kit.spec.errors import WorkError
-from hpc_kit.text import in_unit
 
 Chosen = dict[str, tuple[Part, int]]
 
@@ -92,7 +91,7 @@ def _of_model(
         values = part.maps[method][atoms]
         told["maps"][method] = [float(f"{value:.6g}") for value in values]
         drawn = Drawn(
-            title=f"{part.ids[row]}: {in_unit(predicted, explainer.unit, '.5g')}, {explainer.label}, {method}",
+            title=f"{part.ids[row]}: {predicted:.5g} {explainer.unit}, {explainer.label}, {method}",
             z=part.z[atoms],
             pos=part.pos[atoms],
             cell=part.cell[row],
