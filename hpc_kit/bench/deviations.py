@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table as Printed
 
 from hpc_kit.bench.measures import find_measures
 from hpc_kit.bench.published import Table
@@ -19,6 +18,7 @@ from hpc_kit.text import in_unit
 
 AXIS = "data.target"
 MEASURE = "test_mae"
+FEW = 4  # targets named in a sentence
 
 
 @dataclass(frozen=True)
@@ -135,41 +135,33 @@ def deviation_rows(found: Sequence[Deviation]) -> list[dict[str, Any]]:
 
 def print_deviations(found: Sequence[Deviation], console: Console) -> None:
     """Print a row a target, and how many published values lie within the seeds' range."""
-    table = Printed()
-    names = (
-        "target",
-        "seeds",
-        "our MAE",
-        "published",
-        "min",
-        "max",
-        "mean",
-        "std",
-        "within\nrange",
-        "graphs",
-        "there",
-    )
-    for name in names:
-        table.add_column(name, justify="left" if name == "target" else "right", overflow="fold")
-    for one in found:
-        off = ["-" if value is None else f"{value:+.1%}" for value in (one.min, one.max, one.mean)]
-        table.add_row(
+    line = "{:25} {:>18} {:>9} {:>16} {:>20} {:>5} {:>6}"
+    head = ("target", "MAE", "published", "deviation / %", "least to greatest", "in it", "data")
+    rows = [
+        (
             one.target,
-            str(len(one.maes)),
             in_unit(statistics.mean(one.maes), one.unit) if one.maes else "missing",
-            in_unit(one.published, one.unit),
-            *off,
-            "-" if one.std is None else f"{one.std:.1%}",
+            in_unit(one.published, one.unit, with_unit=False),
+            "-"
+            if one.mean is None
+            else f"{_percent(one.mean)}{'' if one.std is None else f' ± {100 * one.std:.2g}'}",
+            "-" if one.min is None else f"{_percent(one.min)} to {_percent(one.max)}",
             {None: "-", True: "yes", False: "no"}[one.within],
-            "-" if one.graphs is None else str(one.graphs),
-            "-" if one.published_graphs is None else str(one.published_graphs),
+            "-" if one.graphs is None else one.graphs,
         )
-    console.print(table)
+        for one in found
+    ]
+    for row in (head, *rows):
+        console.print(line.format(*row).rstrip(), soft_wrap=True, highlight=False)
     for line in in_words(found):
         console.print(line, soft_wrap=True, highlight=False)
     for one in found:
         for reason in one.missing:
             console.print(f"missing: {one.target} {reason}", soft_wrap=True, highlight=False)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:+.1f}" if abs(share) < 1 else f"{100 * share:+.0f}"
 
 
 def in_words(found: Sequence[Deviation]) -> list[str]:
@@ -186,9 +178,11 @@ def in_words(found: Sequence[Deviation]) -> list[str]:
         )
     odd = [one for one in known if one.guess and one.mad and not 0.5 <= one.guess / one.mad <= 2.0]
     if odd:
+        named = ", ".join(f"{one.target} ({one.guess:.3g} and {one.mad:.3g} {one.unit})" for one in odd[:FEW])
+        more = f" and {len(odd) - FEW} more" if len(odd) > FEW else ""
         lines.append(
-            "other data than those published, by the error of guessing the mean against the published deviation of"
-            f" the data: {', '.join(f'{o.target} ({o.guess:.3g} and {o.mad:.3g})' for o in odd)}"
+            "other data than those published, by the error of guessing the mean against the published mean deviation"
+            f" of the data: {named}{more}"
         )
     return lines
 

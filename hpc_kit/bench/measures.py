@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpc_kit.bench import fitness
 from hpc_kit.runs.layout import TaskDir
 from hpc_kit.runs.status import TaskStatus
 from hpc_kit.spec.errors import InputError, WorkError, allowed
@@ -22,6 +23,7 @@ NAMES = {
     "peak_gpu_mb": "GPU memory",
     "parameters": "trained numbers",
 }
+TIMES = ("epoch_s", "graphs_per_s", "median_epoch_s", "atoms_per_s", "edges_per_s")
 MORE_IS_BETTER = ("test_r2", "graphs_per_s", "atoms_per_s", "edges_per_s")
 UNITS = {"_per_s": "1/s", "_s": "s", "_mb": "MB", "_j": "J"}  # by how a name ends
 
@@ -43,11 +45,13 @@ class Measure:
 
 @dataclass(frozen=True)
 class Found:
-    """What one task has measured: name -> (value, unit); and why it has not, for all names and for single ones."""
+    """What one task has measured: name -> (value, unit); why it has not, for all names and for single ones; and why
+    its times are unfit to be compared (fitness.py)."""
 
     values: dict[str, tuple[float, str]]
     reason: str = ""
     reasons: dict[str, str] | None = None
+    unfit: tuple[str, ...] = ()
 
     def why_not(self, name: str) -> str:
         return self.reason or (self.reasons or {}).get(name) or f"its records hold no {name}"
@@ -74,7 +78,8 @@ def find_measures(folder: TaskDir, status: TaskStatus) -> Found:
                 reasons[key] = reasons[f"{key}:{target}"] = "it was not tested: its test part is empty"
     for key, value in _numbers({name: part for name, part in metrics.items() if name != "targets"}):
         values.setdefault(key, (value, _unit(key)))
-    return Found(values, "", reasons)
+    unfit = metrics["unfit"] if "unfit" in metrics else fitness.reasons(_steady(epochs))
+    return Found(values, "", reasons, tuple(unfit))
 
 
 def named(name: str, found: Sequence[Found], where: Path) -> Measure:
@@ -99,8 +104,7 @@ def _of_epochs(lines: list[dict[str, Any]]) -> tuple[dict[str, tuple[float, str]
         peaks = [line[key] for line in lines if line.get(key)]
         if peaks:
             values[key] = (float(max(peaks)), "MB")
-    steady = [line for line in lines if not line.get("warmup")]
-    steady = steady if len(steady) < len(lines) else lines[1:]
+    steady = _steady(lines)
     walls = [line["wall_s"] for line in steady if line["wall_s"] is not None]
     if len(lines) < LEAST_EPOCHS or not walls:
         reason = f"{len(lines)} epochs: their time needs {LEAST_EPOCHS}, of which the first is left out"
@@ -110,6 +114,11 @@ def _of_epochs(lines: list[dict[str, Any]]) -> tuple[dict[str, tuple[float, str]
     if work > 0:
         values["graphs_per_s"] = (sum(line["graphs"] for line in steady) / work, "1/s")
     return values, {}
+
+
+def _steady(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    steady = [line for line in lines if not line.get("warmup")]
+    return steady if len(steady) < len(lines) else lines[1:]
 
 
 def _numbers(fields: dict[str, Any], before: str = "") -> list[tuple[str, float]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hpc_kit.bench.measures import Measure, find_measures, named
+from hpc_kit.bench.measures import TIMES, Measure, find_measures, named
 from hpc_kit.plan import Plan, flow
 from hpc_kit.runs.layout import RunDir
 from hpc_kit.runs.status import read_statuses
@@ -23,10 +23,11 @@ Place = tuple[str, ...]  # a cell: the values of the axes, as text
 @dataclass(frozen=True)
 class Cell:
     """What the runs of one cell measured: `values` [runs, measures]. `missing` says of each run without a value why,
-    as in "seed=1: out_of_memory: …"."""
+    as in "seed=1: out_of_memory: …", `unfit` of each whose time counts and should not: its machine was busy."""
 
     values: np.ndarray
     missing: tuple[str, ...] = ()
+    unfit: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ def read_study(run: RunDir, names: Sequence[str]) -> Study:
     measures = tuple(named(name, list(measured.values()), run.path) for name in names)
     values: dict[Place, list[list[float]]] = {place: [] for place in places.values()}
     missing: dict[Place, list[str]] = {place: [] for place in places.values()}
+    unfit: dict[Place, list[str]] = {place: [] for place in places.values()}
+    timed = any(name in TIMES for name in names)
     for task in plan.tasks:
         found, place = measured[task.id], places[task.id]
         reasons = [found.why_not(name) for name in names if name not in found.values]
@@ -73,8 +76,12 @@ def read_study(run: RunDir, names: Sequence[str]) -> Study:
             missing[place].append(f"seed={task.seed}: {reasons[0]}")
         else:
             values[place].append([found.values[name][0] for name in names])
+            unfit[place] += [f"seed={task.seed}: {reason}" for reason in found.unfit if timed]
     size = len(measures)
-    cells = {p: Cell(np.array(v, dtype=float).reshape(-1, size), tuple(missing[p])) for p, v in values.items()}
+    cells = {
+        place: Cell(np.array(rows, dtype=float).reshape(-1, size), tuple(missing[place]), tuple(unfit[place]))
+        for place, rows in values.items()
+    }
     return Study(plan.name, axes, measures, cells)
 
 

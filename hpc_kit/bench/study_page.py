@@ -10,7 +10,7 @@ from hpc_kit.bench import pareto
 from hpc_kit.bench.deviations import AXIS, Deviation, deviations, in_words
 from hpc_kit.bench.published import Table, published_studies, read_published, shipped
 from hpc_kit.bench.studies import Estimate, Study, costs, estimates, label, normalised, read_study, samples
-from hpc_kit.bench.study_tables import deviation, front_in_words, heading
+from hpc_kit.bench.study_tables import deviation, front_in_words, heading, unfit_in_words
 from hpc_kit.plan import Plan
 from hpc_kit.runs.layout import RunDir
 from hpc_kit.spec.errors import InputError
@@ -69,6 +69,7 @@ def _section(study: Study, table: Table | None) -> Section:
     if two:
         text += f" {study.name}: {'; '.join(front_in_words(study))}."
         text += " A cell is in the front where no other is better in one measure and no worse in the other."
+    text += "".join(f" {line[0].upper()}{line[1:]}." for line in unfit_in_words(study))
     if theirs:
         text += f" Beside it {' and '.join(t.name for t in theirs)}: {'; '.join(table.notes[1:3])}."
     columns, rows = _rows(study, theirs)

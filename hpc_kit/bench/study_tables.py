@@ -31,6 +31,7 @@ def table_rows(ours: Sequence[Study], published: Sequence[Study]) -> Iterator[di
                 "normalised_to": ",".join(study.over) if study.over else None,
                 **_numbers(one),
                 "missing": "; ".join(cell.missing) or None,
+                "unfit": "; ".join(cell.unfit) or None,
                 **(off if study in ours else {}),
             }
 
@@ -59,6 +60,7 @@ def pareto_rows(studies: Sequence[Study]) -> Iterator[dict[str, Any]]:
                 printed = study.printed_front
                 row["printed_front"] = printed.index(place) + 1 if place in printed else None
             row["missing"] = "; ".join(cell.missing) or None
+            row["unfit"] = "; ".join(cell.unfit) or None
             yield row
 
 
@@ -108,6 +110,16 @@ def print_pareto(studies: Sequence[Study], console: Console) -> None:
         for line in front_in_words(study):
             console.print(line, soft_wrap=True, highlight=False)
         _print_missing(study, console)
+
+
+def unfit_in_words(study: Study) -> list[str]:
+    """Return how many runs had a busy or throttled machine, and the first of them."""
+    found = [f"{label(place)} {reason}" for place, cell in study.cells.items() for reason in cell.unfit]
+    runs = sum(len({reason.partition(":")[0] for reason in cell.unfit}) for cell in study.cells.values())
+    of = sum(len(cell.values) for cell in study.cells.values())
+    if not found:
+        return []
+    return [f"unfit: {runs} of {of} runs had no quiet machine, and their times say little: {found[0]}"]
 
 
 def front_in_words(study: Study) -> list[str]:
@@ -186,6 +198,8 @@ def _print_missing(study: Study, console: Console) -> None:
     for place, cell in study.cells.items():
         for reason in cell.missing:
             console.print(f"missing: {label(place)} {reason}", soft_wrap=True, highlight=False)
+    for line in unfit_in_words(study):
+        console.print(line, soft_wrap=True, highlight=False)
 
 
 def _in_words(estimate: Estimate, study: Study, number: int) -> str:
