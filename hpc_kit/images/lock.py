@@ -129,7 +129,8 @@ def write_lock(recipe: Path, lock: Lock) -> None:
 
 
 def resolve(recipe: Path, wheelhouse: Path) -> Lock:
-    """Find every package of a recipe, stage by stage, each under what the stages before it have fixed.
+    """Find every package of a recipe, stage by stage, each under what the stages before it have fixed and what the
+    later ones name: a package that one stage needs and a later one names goes in with the first, as the later asks.
 
     Wheels named by URL are fetched into `wheelhouse`; one that cannot be had is locked as unverified, and what it
     depends on is taken from `requires`. Raises InputError where a stage asks for what an earlier one has fixed
@@ -141,6 +142,8 @@ def resolve(recipe: Path, wheelhouse: Path) -> Lock:
         raise InputError(f"{image.name} is for Python {image.python}: lock it with that Python (this is {here})")
     wheelhouse.mkdir(parents=True, exist_ok=True)
     packages: list[Locked] = []
+    named = [wanted(text) for texts in image.stages.values() for text in texts]
+    asked = {name: version for name, version, url in named if not url}
     with tempfile.TemporaryDirectory() as scratch:
         stand_ins = Path(scratch) / "wheels"
         stand_ins.mkdir()
@@ -149,7 +152,9 @@ def resolve(recipe: Path, wheelhouse: Path) -> Lock:
             pins = [f"{name}=={version}" for name, version, _ in map(wanted, texts)]
             known = {package.name: package for package in [*packages, *by_url]}
             links = [str(wheelhouse), str(stand_ins)] if any(p.url for p in known.values()) else []
-            found = _ask_pip(image, stage, pins, list(known.values()), links, Path(scratch))
+            fixed = asked | {package.name: package.version for package in known.values()}
+            fixed = {name: version for name, version in fixed.items() if f"{name}=={version}" not in pins}
+            found = _ask_pip(image, stage, pins, fixed, links, Path(scratch))
             packages += by_url
             packages += [
                 Locked(name=name, version=version, stage=stage, file=file, sha256=sha256)
@@ -206,11 +211,11 @@ def fetch_url(image: Image, name: str, version: str, url: str, wheelhouse: Path)
 
 
 def _ask_pip(
-    image: Image, stage: str, pins: list[str], fixed: list[Locked], links: list[str], scratch: Path
+    image: Image, stage: str, pins: list[str], fixed: dict[str, str], links: list[str], scratch: Path
 ) -> list[tuple[str, str, str, str]]:
-    """Return (name, version, file, sha256) of all that `pins` need, under what is `fixed`, by name."""
+    """Return (name, version, file, sha256) of all that `pins` need, by name; `fixed`: name -> version."""
     constraints, report = scratch / "constraints.txt", scratch / "report.json"
-    constraints.write_text("".join(f"{package.pin}\n" for package in fixed))
+    constraints.write_text("".join(f"{name}=={version}\n" for name, version in fixed.items()))
     more = [word for link in links for word in ("--find-links", link)]
     if stage == "dgl":
         more.append("--no-deps")

@@ -68,6 +68,12 @@ def test_later_package_that_would_move_torch_is_refused(shop, recipe, tmp_path):
     assert "mover 1.0 depends on torch>=2.2.2" in str(error.value)
 
 
+def test_a_version_that_a_later_stage_names_is_the_one_an_earlier_stage_takes(shop, recipe, tmp_path):
+    wheel(shop, "filelock", "5.0")
+    lock = resolve(recipe(tools=["filelock==4.0"]), tmp_path / "house")
+    assert [(p.stage, p.version) for p in lock.packages if p.name == "filelock"] == [("torch", "4.0")]
+
+
 def test_what_dgl_asks_for_does_not_move_torch(shop, recipe, tmp_path):
     lock = resolve(recipe(dgl=["dgl==2.1.0", "torchdata==0.7.1"]), tmp_path / "house")
     assert lock.versions["torch"] == "2.2.1"
