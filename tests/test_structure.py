@@ -60,7 +60,18 @@ OF_BENCH = {  # what compares timings and draws: all of that room but run.py and
     "study_page",
     "study_tables",
 }
-OF_SEARCH = {"pruning", "records", "space", "trials"}
+OF_SEARCH = {  # what is searched, and what came of it: all of that room but what runs trials and proposes them
+    "chance",
+    "drawings",
+    "importance",
+    "pruning",
+    "records",
+    "results",
+    "show",
+    "space",
+    "trials",
+    "winner",
+}
 LOGIN_FILES_OF_ROOMS = OF_EVERY_ROOM | OF_BENCH | OF_SEARCH  # all other files of a room are the node's
 NODE_ONLY_PACKAGES = {"torch", "torch_geometric", "dgl", "deephyper"}
 # What the login side may import of the node side: files without any of those packages.
@@ -78,6 +89,7 @@ DOORS_OF_ROOMS = {
     *(("hpc_kit.cli.bench", f"hpc_kit.bench.{name}") for name in OF_BENCH),
     ("hpc_kit.cli.explain", "hpc_kit.explain.command"),
     ("hpc_kit.cli.predict", "hpc_kit.predict.command"),
+    ("hpc_kit.cli.search", "hpc_kit.search.show"),
 }
 
 

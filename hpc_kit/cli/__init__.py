@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from hpc_kit import __version__
-from hpc_kit.cli import bench, data, explain, images, predict, runs, sites
+from hpc_kit.cli import bench, data, explain, images, predict, runs, search, sites
 from hpc_kit.spec.errors import PREEMPTED, InputError, Preempted, WorkError
 from hpc_kit.spec.text import printable
 
@@ -29,6 +29,7 @@ app.add_typer(bench.app, name="bench", help="Hold measured runs against each oth
 app.add_typer(images.app, name="image", help="Show, lock, build and verify container images.")
 app.command(epilog="Example: hpc_kit predict runs/x molecules.extxyz --out energies.csv")(predict.predict)
 app.command(epilog="Example: hpc_kit explain runs/x molecules.extxyz --out explained --trust")(explain.explain)
+app.command(epilog="Example: hpc_kit search runs/search-x --best best.yaml")(search.search)
 app.command(epilog="Example: hpc_kit doctor --json")(images.doctor)
 NODE_PACKAGES = ("torch", "torch_geometric", "vesin", "ijson")
 

@@ -1,5 +1,6 @@
 """Weights & Biases beside the records: all that is in the files, and nothing that could fail a run."""
 
+from pathlib import Path
 from typing import Any
 
 from hpc_kit.plan import Task
@@ -37,7 +38,7 @@ class Tracker:
             project=task.work.track.project,
             id=task.id,
             name=task.id,
-            group=out.run.path.name,
+            group=_group(out.run.path),
             dir=str(out.path),
             config=task.model_dump(exclude={"folders": True, "work": {"dataset", "track"}}),
             resume="allow" if task.work.track.wandb == "online" else None,
@@ -55,6 +56,11 @@ class Tracker:
                 flush=True,
             )
             self._run = None
+
+
+def _group(run: Path) -> str:
+    """Return what the tasks of a run stand under there: the run's name; of the trials of a search, the search's."""
+    return run.parent.name if run.parent.parent.name == "tasks" else run.name
 
 
 def _numbers(record: dict[str, Any], prefix: str = "") -> dict[str, Any]:
