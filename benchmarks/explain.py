@@ -52,11 +52,21 @@ def by_hook(model: torch.nn.Module, data: list) -> list[np.ndarray]:
     return found
 
 
+def by_positions(model: torch.nn.Module, data: list) -> list[np.ndarray]:
+    """Return the length of each atom's gradient by its position."""
+    found = []
+    for one in data:
+        kept, one.pos = one.pos, one.pos.detach().clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(model(one).sum(), one.pos)
+        one.pos = kept
+        found.append(gradient.norm(dim=1).numpy())
+    return found
+
+
 def by_captum(model: torch.nn.Module, data: list) -> list[np.ndarray]:
     from captum.attr import LayerGradientXActivation
 
     def energy(pos: torch.Tensor, one) -> torch.Tensor:
-        one.pos = pos
         return model(one)
 
     method = LayerGradientXActivation(energy, model.model.lin2)
@@ -77,52 +87,51 @@ def attributions(home: Path, given: argparse.Namespace) -> None:
     torch.manual_seed(SEED)
     peer = Precomputed(SCHNET.model_dump(), GRAPH.cutoff, own_edges=False).eval()
     write_best(home / "schnet.pt", SCHNET, peer.model.state_dict())
-    explainers = {
-        "cam": Explainer.load(home / "schnet.pt", methods=("cam",), device="cpu"),
-        "cam, grad_cam, saliency and positions": Explainer.load(
-            home / "schnet.pt", methods=("cam", "grad_cam", "saliency", "positions"), device="cpu"
-        ),
-    }
+    kinds = {name: Explainer.load(home / "schnet.pt", methods=(name,), device="cpu") for name in ("cam", "positions")}
     arrays, few = arrays_of(given.molecules), arrays_of(given.loop)
     store = GraphStore(few, ["energy"])
     single = [store.batch(np.array([i])) for i in range(given.loop)]
     data = [Batch.from_data_list([one]) for one in (Peer(molecules(given.loop))[i] for i in range(given.loop))]
-    alone = explainers["cam"]
-    loops: dict[str, Loop] = {
-        "torch_geometric, a hook and torch.autograd": lambda: by_hook(peer, data),
-        "our own model, a graph at a time": lambda: [alone.maps(0, one).maps["cam"].numpy() for one in single],
+    # label: the map, and what makes it of one graph after another
+    loops: dict[str, tuple[str, Loop]] = {
+        "torch_geometric, a hook and torch.autograd": ("cam", lambda: by_hook(peer, data)),
+        "our own model": ("cam", lambda: [kinds["cam"].maps(0, one).maps["cam"].numpy() for one in single]),
+        "torch_geometric and torch.autograd": ("positions", lambda: by_positions(peer, data)),
     }
     try:
         import captum
 
-        loops[f"torch_geometric and captum {captum.__version__}"] = lambda: by_captum(peer, data)
+        loops[f"torch_geometric and captum {captum.__version__}"] = ("cam", lambda: by_captum(peer, data))
     except ModuleNotFoundError:
         pass
-    rates: dict[str, list[float]] = {name: [] for name in [*explainers, *loops]}
-    for repeat in range(given.repeats + 1):  # the first warms up
-        maps = None
-        for name, explainer in explainers.items():
+    ours: dict[str, list[float]] = {name: [] for name in [*kinds, "prediction alone"]}
+    theirs: dict[str, list[float]] = {name: [] for name in loops}
+    for repeat in range(given.repeats + 1):
+        if repeat == 1:  # the first warms up
+            ours, theirs = ({name: [] for name in rates} for rates in (ours, theirs))
+        maps = {}
+        for name, explainer in kinds.items():
             began = time.perf_counter()
-            found = explainer.of_arrays(arrays)
-            rates[name].append(len(found) / (time.perf_counter() - began))
-            maps = maps if maps is not None else found.maps["cam"][0]
-        for name, loop in loops.items():
+            maps[name] = explainer.of_arrays(arrays).maps[name][0]
+            ours[name].append(given.molecules / (time.perf_counter() - began))
+        began = time.perf_counter()
+        kinds["cam"].predictor.of_arrays(arrays, [])
+        ours["prediction alone"].append(given.molecules / (time.perf_counter() - began))
+        for name, (kind, loop) in loops.items():
             began = time.perf_counter()
             values = loop()
-            rates[name].append(len(values) / (time.perf_counter() - began))
-            together = np.concatenate(values)
-            np.testing.assert_allclose(together, maps[: len(together)], rtol=1e-3, atol=1e-3 * np.abs(maps).max())
-        if not repeat:
-            rates = {name: [] for name in rates}
+            theirs[name].append(len(values) / (time.perf_counter() - began))
+            together, size = np.concatenate(values), np.abs(maps[kind]).max()
+            np.testing.assert_allclose(together, maps[kind][: len(together)], rtol=1e-3, atol=1e-3 * size)
     print(f"\n{given.molecules} molecules of QM9 in batches of 128; loops over {given.loop} of them\n")
-    print("| contributions of atoms | structures/s | ours is, times | target |\n|---|---|---|---|")
-    for name, found in rates.items():
-        ours = name in explainers
-        target = "" if ours or name.startswith("our") else "10"
-        print(f"| {'ours: ' if ours else ''}{name} | {spread(found, ',.0f')} | ", end="")
-        print(f"{'' if ours else times(rates['cam'], found)} | {target} |")
+    print("| map | by | structures/s | ours is, times | target |\n|---|---|---|---|---|")
+    for name, rates in ours.items():
+        print(f"| {name} | ours | {spread(rates, ',.0f')} | | |")
+    for name, (kind, _) in loops.items():
+        target = "" if name.startswith("our") else "10"
+        print(f"| {kind} | {name} | {spread(theirs[name], ',.0f')} | {times(ours[kind], theirs[name])} | {target} |")
     if not any("captum" in name for name in loops):
-        print("\nNot run: captum is not installed.")
+        print("\nNot run: captum, which is not installed.")
 
 
 def trust(home: Path, given: argparse.Namespace) -> None:

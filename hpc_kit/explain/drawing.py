@@ -4,6 +4,7 @@ projection of the positions where no bonds are known; with scale and unit.
 Not for: the page's own view in three dimensions (page.py, template/viewer.js).
 """
 
+import importlib.util
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ WIDTH, PANEL, FOOTER = 360, 300, 74
 MOST_ATOMS = 120  # beyond, bonds are not searched for: a drawing of them says nothing
 ITERATIONS = 20000  # of RDKit's search for bond orders, which may take for ever
 RED, BLUE, WHITE = (0.78, 0.11, 0.17), (0.13, 0.40, 0.67), (0.97, 0.97, 0.97)
-NO_EXTRA = "pictures are drawn by RDKit: pip install 'hpc_kit[explain]'"
+NO_EXTRA = "pictures are drawn by RDKit: pip install 'hpc_kit[explain]', or draw none (gallery.forms: [])"
 
 
 @dataclass
@@ -38,12 +39,16 @@ class Drawn:
     signed: bool = True
 
 
+def need_rdkit() -> None:
+    """Raise InputError where RDKit is not installed."""
+    if importlib.util.find_spec("rdkit") is None:
+        raise InputError(NO_EXTRA)
+
+
 def draw(drawn: Drawn, form: str) -> bytes:
-    """Return the picture, form "svg" or "png". Raises InputError without RDKit."""
-    try:
-        from rdkit.Chem.Draw import rdMolDraw2D
-    except ImportError:
-        raise InputError(NO_EXTRA) from None
+    """Return the picture, form "svg" or "png". Needs RDKit."""
+    from rdkit.Chem.Draw import rdMolDraw2D
+
     kind = rdMolDraw2D.MolDraw2DSVG if form == "svg" else rdMolDraw2D.MolDraw2DCairo
     canvas = kind(WIDTH, PANEL + FOOTER, WIDTH, PANEL)
     mol, note = molecule_of(drawn)

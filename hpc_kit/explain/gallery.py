@@ -24,7 +24,7 @@ def gallery(
     """Return an entry a structure, in the order of `names`: id, symbols, positions, cell (None of a molecule), true
     value, and of each model that explained it the prediction, the values of each map, the end of its colours, and
     the files of its pictures in `folder`. All pictures of a model and method have the same scale. Raises WorkError
-    where they cannot be written, InputError without RDKit."""
+    where they cannot be written."""
     found = [_find(names, parts) for _, parts in models]
     limits = [
         {method: _limit(chosen, method) for method in explainer.methods}

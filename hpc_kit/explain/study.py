@@ -15,6 +15,7 @@ from hpc_kit.data.manifest import FILE_NAME, Manifest, read_manifest
 from hpc_kit.data.rejects import commonest
 from hpc_kit.data.sampling import Limits, cut
 from hpc_kit.data.shards import Arrays, read_ids
+from hpc_kit.explain.drawing import need_rdkit
 from hpc_kit.explain.explainer import Explainer, unit_of
 from hpc_kit.explain.gallery import gallery
 from hpc_kit.explain.job import Explain, Model
@@ -50,7 +51,10 @@ class Study:
         self.manifest: Manifest | None = None
         if explain.input and (Path(explain.input[0]) / FILE_NAME).exists():
             self.manifest = read_manifest(Path(explain.input[0]))
+        if explain.gallery.forms and explain.gallery.count:
+            need_rdkit()
         self.only = self._chosen()
+        self.cells = {model.label: model.cell for model in models}
         self.explainers = [self._explainer(model, device) for model in models]
 
     def _explainer(self, model: Model, device: Any) -> Explainer:
@@ -191,6 +195,7 @@ class Study:
                 baseline.setdefault(name, []).extend(values.tolist())
         return {
             "label": explainer.label,
+            "cell": self.cells[explainer.label],
             "name": explainer.predictor.spec.name,
             "seeds": len(explainer.predictor.members),
             "exact": explainer.exact,
