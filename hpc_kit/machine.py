@@ -1,13 +1,19 @@
 """What this machine is and what of it this process may use. Absent means None, never a guess."""
 
+import contextlib
 import ctypes
+import ipaddress
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+LOOPBACK = "127.0.0.1"
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -171,6 +177,21 @@ def network() -> list[dict[str, Any]]:
     for folder in sorted(Path("/sys/class/infiniband").glob("*")):
         cards.append({"driver": folder.name, "speed": read_text(folder / "ports" / "1" / "rate")})
     return cards
+
+
+def own_addresses() -> list[str]:
+    """Return this host's IPv4 addresses that another may reach, that of its name first."""
+    up = {name for name, state in psutil.net_if_stats().items() if state.isup}
+    found = [
+        a.address
+        for name, addresses in psutil.net_if_addrs().items()
+        for a in addresses
+        if name in up and a.family == socket.AF_INET and not ipaddress.ip_address(a.address).is_loopback
+    ]
+    named = []
+    with contextlib.suppress(OSError):
+        named = [a for a in socket.gethostbyname_ex(socket.gethostname())[2] if a in found]
+    return [*named, *(a for a in found if a not in named)] or [LOOPBACK]
 
 
 def _flatten(entries: list[dict], fields: dict[str, str]) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, SerializeAsAny, ValidationError, model_validator
 
@@ -25,6 +25,7 @@ class Work(BaseModel):
     """What one task does, fully resolved; each room has its own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    outlives_ranks: ClassVar[bool] = False  # whether it goes on where a rank other than 0 dies
 
     def content(self) -> dict[str, Any]:
         """Return what is computed, without where files lie: a task's id ends in a hash of it."""

@@ -21,6 +21,8 @@ LAUNCHERS = {
     "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
 }  # fmt: skip
 
+TIMEOUT = "HPC_KIT_TIMEOUT_S"  # seconds: for ranks to come, and for a collective to end
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -66,6 +68,18 @@ def expect_ranks(size: int, environment: Mapping[str, str] = os.environ) -> Rank
         f" of 1: {told}. Either the command was not started under a launcher, or the launcher's MPI or PMI is not the"
         f" one its processes look for. Each launcher sets rank and size: {known}"
     )
+
+
+def timeout_s(environment: Mapping[str, str] = os.environ) -> float:
+    """Return how long ranks wait for each other, in s. Raises InputError where the user has set no number."""
+    text = environment.get(TIMEOUT, "600")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e6:
+        raise InputError(f"{TIMEOUT}={text}: must be a number of seconds, as in {TIMEOUT}=600")
+    return seconds
 
 
 def _count(size: int) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from hpc_kit.files import is_of_disk, write_atomically
-from hpc_kit.plan import Plan
+from hpc_kit.plan import Plan, Task
 from hpc_kit.runs import records
 from hpc_kit.runs.layout import RunDir
 from hpc_kit.spec.errors import InputError, WorkError
@@ -59,16 +59,33 @@ def create_run(path: Path, plan: Plan, job: Job, site: Site) -> RunDir:
     return run
 
 
+def add_task(run: RunDir, plan: Plan, task: Task) -> Plan:
+    """Add a task to the run of `plan` and return the plan it has then. For the holder of the run's lock."""
+    run.task(task.id).path.mkdir(parents=True, exist_ok=True)
+    _write_task(run, task)
+    grown = plan.model_copy(update={"tasks": [*plan.tasks, task]})
+    _write_plan(run, grown, run.read_site())
+    return grown
+
+
 def _write_files(run: RunDir, plan: Plan, job: Job, site: Site) -> None:
     """Write what a run is told. plan.json, which has the seals of the others, comes last: a directory without it was
     never submitted, and where writing anew was cut off nothing is run before that is done again."""
-    tasks = [records.sealed(task.model_dump()) for task in plan.tasks]
-    for fields in tasks:
-        run.task(fields["id"]).task_file.write_bytes(write_yaml(fields).encode())
+    for task in plan.tasks:
+        _write_task(run, task)
     write_atomically(run.job_file, write_yaml(job.model_dump()).encode())
-    machine = records.sealed(site.model_dump())
-    write_atomically(run.site_file, write_yaml(machine).encode())
-    fields = {"schema_version": plan.schema_version, "name": plan.name, "site_sha256": machine["sha256"]}
+    write_atomically(run.site_file, write_yaml(records.sealed(site.model_dump())).encode())
+    _write_plan(run, plan, site)
+
+
+def _write_task(run: RunDir, task: Task) -> None:
+    run.task(task.id).task_file.write_bytes(write_yaml(records.sealed(task.model_dump())).encode())
+
+
+def _write_plan(run: RunDir, plan: Plan, site: Site) -> None:
+    tasks = [records.sealed(task.model_dump()) for task in plan.tasks]
+    seal = records.sealed(site.model_dump())["sha256"]
+    fields = {"schema_version": plan.schema_version, "name": plan.name, "site_sha256": seal}
     write_atomically(run.plan_file, records.sealed_json(fields | {"tasks": tasks}, "tasks"))
 
 

@@ -16,7 +16,7 @@ from hpc_kit.spec.job import Resources
 from hpc_kit.spec.site import NODE_LOCAL, Container, Site
 
 # A site's --export=NONE for a job would be handed on to its steps.
-_SRUN = ("--mpi=none", "--export=ALL", "--kill-on-bad-exit=1")
+_SRUN = ("--mpi=none", "--export=ALL")
 
 
 def task_command(site: Site, task: Task, folder: TaskDir, nodes: Sequence[str] = ()) -> list[str]:
@@ -29,15 +29,21 @@ def task_command(site: Site, task: Task, folder: TaskDir, nodes: Sequence[str] =
     words = [*([sys.executable, "-m", "hpc_kit"] if here else ["hpc_kit"]), "task", str(folder.path)]
     inside = container(site, task, folder)
     if resources.nodes > 1:
-        return [*over_nodes(site, resources, nodes, folder.hostfile), *inside, *words]
+        outlives = task.work.outlives_ranks
+        return [*over_nodes(site, resources, nodes, folder.hostfile, outlives), *inside, *words]
     if resources.ranks_per_node == 1:
         return [*inside, *words]
-    python = sys.executable if here else "python3"
-    return [*inside, python, "-m", "hpc_kit.sites.local_ranks", str(resources.ranks_per_node), *words]
+    python, alone = sys.executable if here else "python3", ["--outlive"] if task.work.outlives_ranks else []
+    return [*inside, python, "-m", "hpc_kit.sites.local_ranks", *alone, str(resources.ranks_per_node), *words]
 
 
-def over_nodes(site: Site, resources: Resources, nodes: Sequence[str], hostfile: Path) -> list[str]:
-    """Return what the site's launcher is called with to start `resources.ranks_per_node` ranks on each of `nodes`."""
+def over_nodes(
+    site: Site, resources: Resources, nodes: Sequence[str], hostfile: Path, outlives: bool = False
+) -> list[str]:
+    """Return what the site's launcher is called with to start `resources.ranks_per_node` ranks on each of `nodes`.
+
+    outlives: whether the other ranks go on where one dies, as far as the launcher can be told so (PALS: not known).
+    """
     each, ranks, cpus = resources.ranks_per_node, resources.nodes * resources.ranks_per_node, resources.cpus_per_rank
     if site.launcher == "srun":
         gpus = [f"--gpus-per-node={each}"] if resources.gpus_per_rank else []
@@ -47,7 +53,8 @@ def over_nodes(site: Site, resources: Resources, nodes: Sequence[str], hostfile:
             f"--ntasks-per-node={each}",
             f"--cpus-per-task={cpus}",
         ]
-        return ["srun", *size, *gpus, f"--nodelist={','.join(nodes)}", *_SRUN]
+        end = ["--kill-on-bad-exit=0", "--wait=0", "--no-kill"] if outlives else ["--kill-on-bad-exit=1"]
+        return ["srun", *size, *gpus, f"--nodelist={','.join(nodes)}", *_SRUN, *end]
     if site.launcher == "hydra":
         return ["mpiexec", "-n", str(ranks), "-ppn", str(each), "-hosts", ",".join(nodes), "-disable-auto-cleanup"]
     if site.launcher == "pals":
@@ -57,7 +64,8 @@ def over_nodes(site: Site, resources: Resources, nodes: Sequence[str], hostfile:
         names = ("PATH", "LD_LIBRARY_PATH", ATTEMPT, DEADLINE, JOB, *task_environment(site, resources))
         told = [word for name in names for word in ("-x", name)]
         place = ["--map-by", f"ppr:{each}:node:PE={cpus}", "--bind-to", "core"]
-        return ["mpirun", "-n", str(ranks), "--hostfile", str(hostfile), *place, *told]
+        end = ["--enable-recovery"] if outlives else []
+        return ["mpirun", "-n", str(ranks), "--hostfile", str(hostfile), *end, *place, *told]
     raise ValueError(f"site {site.name} has no launcher for several nodes")
 
 

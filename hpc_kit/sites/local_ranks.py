@@ -1,8 +1,11 @@
-"""Starts the ranks of a task on this machine: `python -m hpc_kit.sites.local_ranks COUNT COMMAND...`.
+"""Starts the ranks of a task on this machine: `python -m hpc_kit.sites.local_ranks [--outlive] COUNT COMMAND...`.
 
 Signals go on to every rank. When one rank ends badly the others get WAIT_S to end by themselves, which they do once
 they have written down why. The exit code is the most telling of theirs. (torchrun turns every code into 1, and does
 not survive a SIGUSR1, let alone pass it on.)
+
+With --outlive all goes on until rank 0 ends, whose exit code is the launcher's; another rank that is killed is
+started again. That is for work which a rank may leave and join.
 """
 
 import os
@@ -17,22 +20,34 @@ from hpc_kit.spec.errors import PREEMPTED
 
 WAIT_S = 20.0
 POLL_S = 0.05
+MOST_RESTARTS = 3  # of each rank
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
-def run_ranks(count: int, argv: list[str]) -> int:
-    """Run `argv` as `count` ranks and return the exit code that says most of how they ended."""
+def run_ranks(count: int, argv: list[str], outlive: bool = False) -> int:
+    """Run `argv` as `count` ranks and return the exit code that says most of how they ended.
+
+    outlive: the others go on where one other than 0 ends badly, and one that was killed is started again.
+    """
     ranks: list[subprocess.Popen] = []
+    asked = False
 
     def forward(number: int, _) -> None:
+        nonlocal asked
+        asked = True
         for rank in ranks:
             rank.send_signal(number)
 
     for number in FORWARDED:
         signal.signal(number, forward)
-    for rank in range(count):
+
+    def start(rank: int) -> subprocess.Popen:
         place = dict(zip(LAUNCHERS["hpc_kit"], map(str, (rank, count) * 2), strict=True))
-        ranks.append(subprocess.Popen(argv, env=os.environ | place, preexec_fn=end_with_parent))
+        return subprocess.Popen(argv, env=os.environ | place, preexec_fn=end_with_parent)
+
+    for rank in range(count):
+        ranks.append(start(rank))
+    restarts = [0] * count
     codes: dict[int, int] = {}
     deadline = None
     while len(codes) < count:
@@ -41,13 +56,18 @@ def run_ranks(count: int, argv: list[str]) -> int:
                 codes[number] = code
                 if code < 0:
                     sys.stderr.write(f"rank {number} of {count} was killed by {signal.Signals(-code).name}\n")
-                if code != 0 and deadline is None:
+                if outlive and number > 0:
+                    if code < 0 and not asked and 0 not in codes and restarts[number] < MOST_RESTARTS:
+                        restarts[number] += 1
+                        del codes[number]
+                        ranks[number] = start(number)
+                elif (code != 0 or outlive) and deadline is None:
                     deadline = time.monotonic() + WAIT_S
         if deadline is not None and time.monotonic() > deadline:
             for rank in ranks:
                 rank.kill()
         time.sleep(POLL_S)
-    return most_telling(list(codes.values()))
+    return most_telling([codes[0]] if outlive else list(codes.values()))
 
 
 def most_telling(codes: list[int]) -> int:
@@ -60,4 +80,7 @@ def most_telling(codes: list[int]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_ranks(int(sys.argv[1]), sys.argv[2:]))
+    words = sys.argv[1:]
+    outlive = words[0] == "--outlive"
+    number, *command = words[outlive:]
+    sys.exit(run_ranks(int(number), command, outlive))

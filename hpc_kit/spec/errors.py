@@ -17,6 +17,14 @@ class WorkError(Exception):
 CAUSES = ("preempted", "time_limit")  # why a task stops by itself before its end
 
 
+class NotFinite(WorkError):
+    """A loss, a gradient or a prediction is no finite number."""
+
+
+class OutOfMemory(WorkError):
+    """There is not the memory for it."""
+
+
 class RankLost(WorkError):
     """Another rank of the task is gone, and its cause is not known here."""
 

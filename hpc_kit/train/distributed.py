@@ -19,14 +19,12 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from hpc_kit.plan import Task
-from hpc_kit.ranks import Ranks
+from hpc_kit.ranks import Ranks, timeout_s
 from hpc_kit.runs.layout import TaskDir
 from hpc_kit.spec.errors import InputError, Preempted, RankLost
 from hpc_kit.train.peers import Peers
 from hpc_kit.train.phases import Phases
 from hpc_kit.train.rendezvous import join, meet
-
-TIMEOUT = "HPC_KIT_TIMEOUT_S"  # seconds: for ranks to come, and for a collective to end
 
 
 class Group:
@@ -54,7 +52,7 @@ class Group:
         if ranks.size == 1:
             yield cls(ranks, _open_device(task, ranks))
             return
-        timeout = _timeout(environment)
+        timeout = timeout_s(environment)
         try:
             store = meet(ranks, out.rendezvous, timeout, environment)
             me = {"host": socket.gethostname(), "pid": os.getpid(), "born": psutil.Process().create_time()}
@@ -212,14 +210,3 @@ def _open_device(task: Task, ranks: Ranks) -> torch.device:
             f"{ranks.local_size} ranks work on this node and see {visible} GPUs; each takes one of its own"
         )
     return torch.device("cuda", ranks.local_rank if visible > 1 else 0)
-
-
-def _timeout(environment: Mapping[str, str]) -> float:
-    text = environment.get(TIMEOUT, "600")
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < 1e6:
-        raise InputError(f"{TIMEOUT}={text}: must be a number of seconds, as in {TIMEOUT}=600")
-    return seconds

@@ -10,7 +10,7 @@ from torch import nn
 from hpc_kit.data.batches import GraphBatch
 from hpc_kit.data.loader import Dataset
 from hpc_kit.data.sampling import Limits
-from hpc_kit.spec.errors import WorkError
+from hpc_kit.spec.errors import NotFinite, OutOfMemory
 from hpc_kit.train.distributed import Group
 from hpc_kit.train.evaluate import Predictions
 from hpc_kit.train.objective import Objective
@@ -21,7 +21,7 @@ _NO_MEMORY = ("can't allocate memory", "not enough memory")  # what torch's CPU 
 
 def not_finite(
     what: str, where: str, members: np.ndarray, objective: Objective, model: nn.Module, data: Dataset, group: Group
-) -> WorkError:
+) -> NotFinite:
     """Return the error for a loss or gradient of the graphs `members` that is not finite, naming those it is due to.
 
     Every rank comes here; each graph is tried alone, with the weights as they are.
@@ -33,17 +33,17 @@ def not_finite(
     else:
         why = f"; its graphs: {_names(members, data)}"
         remedy = "Lower train.learning_rate, set train.clip, or look at those graphs"
-    return WorkError(f"{where}: {what}{why}. last.pt, where there is one, keeps what was before. {remedy}")
+    return NotFinite(f"{where}: {what}{why}. last.pt, where there is one, keeps what was before. {remedy}")
 
 
 def check_predictions(found: Predictions, data: Dataset, part: str) -> None:
-    """Raise WorkError naming the graphs of a part of the data for which the model predicts no finite numbers."""
+    """Raise NotFinite naming the graphs of a part of the data for which the model predicts no finite numbers."""
     bad = ~np.isfinite(found.values).all(axis=1)
     if found.forces is not None:
         atoms = np.flatnonzero(~np.isfinite(found.forces).all(axis=1))
         bad[np.searchsorted(found.atom_ptr, atoms, side="right") - 1] = True
     if bad.any():
-        raise WorkError(
+        raise NotFinite(
             f"the model predicts no finite number for {bad.sum()} of {len(bad)} graphs of the {part} part:"
             f" {_names(found.index[bad], data)}. last.pt, where there is one, keeps what was before."
             " Lower train.learning_rate, set train.clip, or look at those graphs"
@@ -84,7 +84,7 @@ def out_of_memory(epoch: int, number: int, batch: GraphBatch) -> Iterator[None]:
             raise
         graphs, atoms, edges = batch.graphs, len(batch.z), len(batch.src)
         first_line = str(error).strip().split("\n")[0]
-        raise WorkError(
+        raise OutOfMemory(
             f"epoch {epoch}, batch {number}: out of memory with {graphs} graphs, {atoms} atoms and {edges} edges"
             f" ({first_line}). Lower train.batch_size, or set train.batch_atoms below {atoms} or train.batch_edges"
             f" below {edges}; train.accumulate keeps the optimiser's step as large"

@@ -77,6 +77,12 @@ class Work(AnyWork):
         """The unit of the validation error: the target's, or "std" (standard deviations) where there are several."""
         return next(iter(self.units.values())) if len(self.units) == 1 else "std"
 
+    def score(self, record: dict[str, Any]) -> float:
+        """Return what the best epoch has least of, from the line of an epoch."""
+        if not self.data.forces:
+            return record["val_mae"]
+        return self.train.energy_weight * record["val_mae"] + self.train.force_weight * record["val_force_mae"]
+
     def content(self) -> dict[str, Any]:
         return {
             "dataset": self.dataset_sha256,

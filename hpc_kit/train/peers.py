@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from hpc_kit.ranks import Ranks
 from hpc_kit.runs.process import is_alive
+from hpc_kit.spec.errors import InputError, WorkError
 
 BEAT_S = 1.0
 STALE_S = 60.0  # without a beat for so long a rank counts as gone
@@ -50,7 +51,7 @@ class Peers:
 
     def failed(self, error: BaseException) -> str:
         """Tell the others that this rank ends by an error of its own."""
-        kind = "" if type(error).__name__ in ("InputError", "WorkError") else f"{type(error).__name__}: "
+        kind = "" if isinstance(error, InputError | WorkError) else f"{type(error).__name__}: "
         text = " ".join(str(error).split())
         return self.publish(f"{self._name([self._ranks.rank])} failed: {kind}{text}")
 

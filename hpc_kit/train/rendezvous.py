@@ -22,13 +22,13 @@ import psutil
 import torch.distributed as dist
 
 from hpc_kit.files import write_json
+from hpc_kit.machine import LOOPBACK, own_addresses
 from hpc_kit.ranks import Ranks
 from hpc_kit.spec.errors import InputError, RankLost
 
 _WORD = "hpc_kit/word"
 _CONNECT_S = 5.0
 _POLL_S = 0.2
-_LOOPBACK = "127.0.0.1"
 
 
 def meet(ranks: Ranks, file: Path, timeout: float, environment: Mapping[str, str] = os.environ) -> dist.Store:
@@ -81,9 +81,9 @@ def join(store: dist.Store, ranks: Ranks, me: dict[str, Any], timeout: float) ->
 
 def _open(ranks: Ranks, file: Path, timeout: float) -> tuple[str, dist.TCPStore]:
     """Hold a store on a free port and write down where it is; on one node it answers that node alone."""
-    addresses = [_LOOPBACK] if ranks.local_size == ranks.size else _own_addresses()
+    addresses = [LOOPBACK] if ranks.local_size == ranks.size else own_addresses()
     with socket.socket() as listening:
-        listening.bind((_LOOPBACK if addresses == [_LOOPBACK] else "", 0))
+        listening.bind((LOOPBACK if addresses == [LOOPBACK] else "", 0))
         listening.listen(ranks.size)
         port = listening.getsockname()[1]
         store = dist.TCPStore(
@@ -137,21 +137,6 @@ def _ask(address: str, port: int, word: str) -> dist.TCPStore | None:
         return store if store.check([_WORD]) and store.get(_WORD) == word.encode() else None
     except (OSError, dist.DistError):
         return None
-
-
-def _own_addresses() -> list[str]:
-    """Return this host's IPv4 addresses that another may reach, that of its name first."""
-    up = {name for name, state in psutil.net_if_stats().items() if state.isup}
-    found = [
-        a.address
-        for name, addresses in psutil.net_if_addrs().items()
-        for a in addresses
-        if name in up and a.family == socket.AF_INET and not ipaddress.ip_address(a.address).is_loopback
-    ]
-    named = []
-    with contextlib.suppress(OSError):
-        named = [a for a in socket.gethostbyname_ex(socket.gethostname())[2] if a in found]
-    return [*named, *(a for a in found if a not in named)] or [_LOOPBACK]
 
 
 def _use_interface(address: str, port: int, ranks: Ranks) -> None:

@@ -22,21 +22,22 @@ from hpc_kit.train.scale import Scale
 from hpc_kit.train.state import Progress, State
 
 
-def validation_errors(found: Predictions, work: Work, scale: Scale) -> tuple[dict[str, Any], float]:
+def validation_errors(predictions: Predictions, work: Work, scale: Scale) -> tuple[dict[str, Any], float]:
     """Return the validation errors for the record, and the score that the best epoch has least of.
 
     val_mae is in the target's unit; of several targets, the mean of their MAEs, each over its standard deviation.
     The score is val_mae; with forces energy_weight x energy MAE + force_weight x force MAE.
     """
-    names, settings = work.data.target, work.train
-    maes = {name: errors(p, t)["mae"] for name, (_, p, t) in found.columns(names, dict.fromkeys(names)).items()}
-    if found.forces is not None:
-        score = settings.energy_weight * maes[names[0]] + settings.force_weight * maes["forces"]
-        return {"val_mae": maes[names[0]], "val_force_mae": maes["forces"]}, score
-    if len(names) == 1:
-        return {"val_mae": maes[names[0]]}, maes[names[0]]
-    mean = float(np.mean([maes[name] / s for name, s in zip(names, scale.std.tolist(), strict=True)]))
-    return {"val_mae": mean, "val_maes": maes}, mean
+    names = work.data.target
+    maes = {name: errors(p, t)["mae"] for name, (_, p, t) in predictions.columns(names, dict.fromkeys(names)).items()}
+    if predictions.forces is not None:
+        found = {"val_mae": maes[names[0]], "val_force_mae": maes["forces"]}
+    elif len(names) == 1:
+        found = {"val_mae": maes[names[0]]}
+    else:
+        mean = float(np.mean([maes[name] / s for name, s in zip(names, scale.std.tolist(), strict=True)]))
+        found = {"val_mae": mean, "val_maes": maes}
+    return found, work.score(found)
 
 
 def epoch(

@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 
+from hpc_kit.machine import own_addresses
 from hpc_kit.ranks import Ranks
 from hpc_kit.spec.errors import InputError, WorkError
 from hpc_kit.train import rendezvous
@@ -84,7 +85,7 @@ def test_second_process_of_a_rank_is_refused_and_the_first_is_not_disturbed(come
 
 
 def test_addresses_of_several_nodes_are_none_of_this_host_alone():
-    assert not [a for a in rendezvous._own_addresses() if a.startswith("127.")] or not has_network()
+    assert not [a for a in own_addresses() if a.startswith("127.")] or not has_network()
 
 
 def has_network() -> bool:

@@ -1,0 +1,181 @@
+"""What rank 0 writes down of a search as it goes: trials.jsonl, the run of its trials, progress.json, metrics.json.
+
+Not for: reading it (records.py).
+"""
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from hpc_kit.files import append_line, drop_torn_line, write_json
+from hpc_kit.plan import Task
+from hpc_kit.runs.layout import TaskDir
+from hpc_kit.runs.records import read_lines
+from hpc_kit.search.records import ENDS, Trial, pareto, read_trials, trials_file
+from hpc_kit.search.trial_run import TrialRun
+
+
+class Journal:
+    """The files of one search, for the process that holds its lock. `before`: the trials of earlier attempts."""
+
+    def __init__(self, directory: TaskDir, task: Task):
+        self._out, self._task, self._file = directory, task, trials_file(directory.path)
+        self._budget, self._unit = task.work.search.trials, task.work.unit
+        drop_torn_line(self._file)
+        lines = read_lines(self._file)
+        self.before: list[Trial] = read_trials(directory.path)
+        self._losses = Counter((x["number"], _kind(x["reason"])) for x in lines if x.get("state") == "lost")
+        self._best: dict[str, Any] | None = None
+        self.ended = 0
+        for trial in self.before:
+            if trial.state in ENDS:
+                self._count(trial.objectives)
+        ended = {trial.id: (trial.state, trial.reason) for trial in self.before if trial.state in ENDS}
+        self._run = TrialRun(directory, task, ended)
+        attempt = 1 + sum(line.get("event") == "manager" for line in lines)
+        self._write({"event": "manager", "attempt": attempt})
+        self._tell_progress()
+
+    def asked(self, number: int, task: Task | None, values: dict[str, Any], by: str) -> None:
+        """A trial is planned; one that no task can be made of has no directory."""
+        if task is not None:
+            self._run.add(task)
+        self._write({"number": number, "event": "asked", "id": task.id if task else "", "values": values, "by": by})
+
+    def started(self, number: int, task: Task, worker: int, host: str) -> tuple[Path, int]:
+        """A trial begins or goes on; return its directory, and which attempt it is."""
+        attempt = self._run.start(task.id, host)
+        self._write({"number": number, "event": "started", "worker": worker, "host": host, "attempt": attempt})
+        return self._run.run.task(task.id).path, attempt
+
+    def curve(self, task: Task) -> list[float]:
+        """Return the score of each epoch that a trial has behind it."""
+        return [task.work.score(record) for record in self._run.run.task(task.id).read_epochs()]
+
+    def end(
+        self,
+        number: int,
+        task: Task | None,
+        state: str,
+        reason: str,
+        objectives: dict[str, float] | None,
+        epochs: int,
+        twin: bool = False,
+    ) -> None:
+        """An attempt at a trial has ended; twin: another trial with the same values has, and stands for this one."""
+        said = {"state": state, "reason": reason, "objectives": objectives, "epochs": epochs}
+        self._write({"number": number, "event": "ended", **said})
+        if state == "lost":
+            self._losses[number, _kind(reason)] += 1
+        if task is not None and not twin:
+            self._run.end(task.id, state, reason)
+        if state in ENDS:
+            self._count(objectives)
+            self._tell_progress()
+
+    def losses(self, number: int, reason: str) -> int:
+        """Return how often a trial was lost for such a reason, in all attempts."""
+        return self._losses[number, _kind(reason)]
+
+    def optimizer(self, asked: int, cpu_s: float, wall_s: float) -> None:
+        """What the optimiser took."""
+        self._write({"event": "optimizer", "asked": asked, "cpu_s": round(cpu_s, 4), "wall_s": round(wall_s, 4)})
+
+    def workers(self, seconds: dict[str, float]) -> None:
+        """What the workers of this attempt did with their time."""
+        self._write({"event": "workers", **seconds})
+
+    def beat(self) -> None:
+        """Show other hosts that the search is at work."""
+        self._run.beat()
+
+    def close(self) -> None:
+        self._run.close()
+
+    def write_metrics(self) -> None:
+        """Write metrics.json of a search that has spent its budget."""
+        trials, lines = read_trials(self._out.path), read_lines(self._file)
+        scored = [trial for trial in trials if trial.objectives is not None]
+        best = min(scored, key=lambda trial: trial.objectives["error"], default=None)
+        thought = [line for line in lines if line.get("event") == "optimizer"]
+        asked = sum(line["asked"] for line in thought)
+        kinds = Counter(_kind(trial.reason) for trial in trials if trial.state == "failed")
+        write_json(
+            self._out.metrics,
+            {
+                "best": None
+                if best is None
+                else {
+                    "number": best.number,
+                    "id": best.id,
+                    "values": best.values,
+                    "error": best.objectives["error"],
+                    "unit": self._unit,
+                },
+                "trials": len(trials),
+                "states": dict(Counter(trial.state for trial in trials)),
+                "reasons": dict(kinds),
+                "pareto": pareto(trials) if len(self._task.work.search.objectives) > 1 else [],
+                "worker_idle": idle_share(lines),
+                "optimizer_cpu_s": sum(line["cpu_s"] for line in thought) / asked if asked else None,
+                "wall_s": wall_time(lines),
+            },
+        )
+
+    def _count(self, objectives: dict[str, float] | None) -> None:
+        self.ended += 1
+        if objectives is not None and (self._best is None or objectives["error"] < self._best["error"]):
+            self._best = objectives
+
+    def _tell_progress(self) -> None:
+        score = self._best and {"name": "best val error", "value": self._best["error"], "unit": self._unit}
+        self._out.write_progress(self.ended, self._budget, "trials", score)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        append_line(self._file, {"time": round(time.time(), 3), **line})
+
+
+class Clocks:
+    """How long the workers of one attempt were "starting", "idle", "busy", or "spare", with nothing left to begin."""
+
+    def __init__(self):
+        self._states: dict[int, tuple[str, float]] = {}
+        self.seconds: Counter[str] = Counter()
+
+    def turn(self, rank: int, state: str | None) -> None:
+        """A worker goes over into a state; None: it is gone."""
+        now = time.monotonic()
+        before, since = self._states.pop(rank, ("", now))
+        if before:
+            self.seconds[before] += now - since
+        if state is not None:
+            self._states[rank] = state, now
+
+    def stop(self) -> dict[str, float]:
+        """Return the seconds of all workers in each state."""
+        for rank in list(self._states):
+            self.turn(rank, None)
+        return {f"{state}_s": round(self.seconds[state], 3) for state in ("starting", "idle", "busy", "spare")}
+
+
+def _kind(reason: str) -> str:
+    """Return what reasons of one kind begin with: "out of memory", of "out of memory: the kernel ended it"."""
+    return reason.split(":")[0]
+
+
+def idle_share(lines: list[dict[str, Any]]) -> float | None:
+    """Return the share of their time that workers waited for a trial while there were some to begin."""
+    told = [line for line in lines if line.get("event") == "workers"]
+    idle, busy = (sum(line[key] for line in told) for key in ("idle_s", "busy_s"))
+    return idle / (idle + busy) if idle + busy else None
+
+
+def wall_time(lines: list[dict[str, Any]]) -> float:
+    """Return how long the search was at work, in s, all attempts together."""
+    total, last = 0.0, None
+    for line in lines:
+        if last is not None and line.get("event") != "manager":
+            total += line["time"] - last
+        last = line["time"]
+    return total
