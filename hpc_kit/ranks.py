@@ -51,6 +51,12 @@ def find_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
     return Ranks()
 
 
+def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
+    """Tell whether a launcher has started this process as one of several; around a worker of Parsl it has started
+    workers."""
+    return find_ranks(environment).size > 1 and "PARSL_WORKER_BLOCK_ID" not in environment
+
+
 def expect_ranks(size: int, environment: Mapping[str, str] = os.environ) -> Ranks:
     """Return this process's place among `size` ranks. Raises InputError where its launcher started another number."""
     found = find_ranks(environment)

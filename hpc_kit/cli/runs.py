@@ -70,8 +70,13 @@ def submit(
 
 @app.command(epilog="Example: apptainer exec image.sif hpc_kit run quickstart")
 def run(job: JobArgument, sets: SetOption = [], run: RunOption = None) -> None:
-    """Run all tasks of a job here and now, one after the other, without Parsl."""
+    """Run all tasks of a job here and now, one after the other, without Parsl.
+
+    It starts the ranks that the job asks for by itself. A launcher may start them too, as in 'mpiexec -n 5 hpc_kit
+    run JOB'; the run directory is then runs/<name>, and a second call goes on there.
+    """
     from hpc_kit.plan import make_plan
+    from hpc_kit.ranks import expect_ranks, is_launched
     from hpc_kit.runs.create import create_run
     from hpc_kit.spec.job import load_job
     from hpc_kit.spec.site import load_site
@@ -80,9 +85,20 @@ def run(job: JobArgument, sets: SetOption = [], run: RunOption = None) -> None:
     machine = load_site("local")
     file = load_job(job, sets)
     plan = make_plan(file)
-    prepare(machine, plan)
+    launched, path = is_launched(), run
+    if launched:
+        path = run or RUNS / file.job.name  # the same for all ranks
+        ranks = [expect_ranks(task.resources.nodes * task.resources.ranks_per_node) for task in plan.tasks]
+        if ranks[0].rank > 0:
+            from hpc_kit.runs.layout import RunDir
+            from hpc_kit.sites.follower import follow
+
+            follow(RunDir(_run_path(path, file.job.name)), plan, machine)
+            return
+    else:
+        prepare(machine, plan)
     _tell_notes(plan)
-    _drive(create_run(_run_path(run, file.job.name), plan, file.job, machine), plan, machine, parsl=False)
+    _drive(create_run(_run_path(path, file.job.name), plan, file.job, machine), plan, machine, parsl=False)
 
 
 @app.command(epilog="Example: hpc_kit resume runs/quickstart-20260102-030405")

@@ -7,7 +7,7 @@ Not for: what the search knows of its trials (records.py), which holds where the
 from hpc_kit.plan import SCHEMA, Plan, Task
 from hpc_kit.runs.create import add_task, create_run
 from hpc_kit.runs.layout import RunDir, TaskDir
-from hpc_kit.runs.ledger import Ledger
+from hpc_kit.runs.ledger import Entry, Ledger
 from hpc_kit.search.job import trial_job
 from hpc_kit.spec.errors import InputError
 
@@ -36,6 +36,7 @@ class TrialRun:
             self._open()
         elif task.id not in (known.id for known in self._plan.tasks):
             self._plan = add_task(self.run, self._plan, task)
+            self._ledger.tasks[task.id] = Entry()
         return self.run.task(task.id)
 
     def start(self, task_id: str, host: str) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc_kit.files import write_atomically
+from hpc_kit.ranks import is_launched
 from hpc_kit.runs.fingerprint import IMAGE_SHA256
 from hpc_kit.runs.layout import task_directory
 from hpc_kit.runs.process import supervise, why_block_ends
@@ -48,7 +49,7 @@ def run_attempt(
     nodes = os.environ.get(NODES, "").split(",") if task.resources.nodes > 1 else []
     if site.launcher == "openmpi" and nodes:
         write_atomically(directory.hostfile, hostfile_text(task.resources, nodes).encode())
-    argv = task_command(site, task, directory, nodes)
+    argv = task_command(site, task, directory, nodes, is_launched())
     environment = task_environment(site, task.resources)
     if sha256 := directory.run.read_image().get("sha256"):
         environment[IMAGE_SHA256] = sha256

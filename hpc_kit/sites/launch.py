@@ -19,15 +19,20 @@ from hpc_kit.spec.site import NODE_LOCAL, Container, Site
 _SRUN = ("--mpi=none", "--export=ALL")
 
 
-def task_command(site: Site, task: Task, folder: TaskDir, nodes: Sequence[str] = ()) -> list[str]:
+def task_command(
+    site: Site, task: Task, folder: TaskDir, nodes: Sequence[str] = (), launched: bool = False
+) -> list[str]:
     """Return the argv that runs `task` in `folder`, all its ranks, on `nodes` (none named: the node at hand).
 
-    Ranks on one node are started by this package, inside the container if there is one. Those of several nodes are
-    started by the site's launcher, each in a container of its own.
+    launched: a launcher has started this process and its like, each of which runs one rank. Without one, ranks on one
+    node are started by this package, inside the container if there is one. Those of several nodes are started by the
+    site's launcher, each in a container of its own.
     """
     resources, here = task.resources, task.image is None
     words = [*([sys.executable, "-m", "hpc_kit"] if here else ["hpc_kit"]), "task", str(folder.path)]
     inside = container(site, task, folder)
+    if launched:
+        return [*inside, *words]
     if resources.nodes > 1:
         outlives = task.work.outlives_ranks
         return [*over_nodes(site, resources, nodes, folder.hostfile, outlives), *inside, *words]
