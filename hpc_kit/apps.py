@@ -41,6 +41,14 @@ def prepare_app(job: str, run: str, sets: Sequence[str] = (), inputs: Sequence =
     return run_job("prepare", job, run, sets)
 
 
+@python_app
+def search_app(job: str, run: str, sets: Sequence[str] = (), inputs: Sequence = ()) -> dict[str, Any]:
+    """Search as `job` says, with all ranks on the node where Parsl puts it; the rest as in train_app."""
+    from hpc_kit.apps import run_job
+
+    return run_job("search", job, run, sets)
+
+
 def run_job(kind: str, job: str, run: str, sets: Sequence[str]) -> dict[str, Any]:
     """Run a job of `kind` to its end in a process of its own and return the summary of its run.
 
