@@ -8,7 +8,7 @@ from hpc_kit.plan import SCHEMA, Plan, Task
 from hpc_kit.runs.create import add_task, create_run
 from hpc_kit.runs.layout import RunDir, TaskDir
 from hpc_kit.runs.ledger import Entry, Ledger
-from hpc_kit.search.job import trial_job
+from hpc_kit.search.trials import trial_job
 from hpc_kit.spec.errors import InputError
 
 # What the ledger calls the ends of trials. One that was pruned is not all that its task asks for.
