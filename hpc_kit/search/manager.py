@@ -4,6 +4,7 @@ search ends. It asks the optimiser and answers the workers, and trains nothing i
 Not for: messages (messages.py), what is written down (journal.py), which values to try (optimizer.py).
 """
 
+import sys
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -47,6 +48,7 @@ class Manager:
 
     def __init__(self, task: Task, directory: TaskDir, ranks: Ranks, hub: Hub, watch: Watch, timeout: float):
         self._task, self._search, self._ranks, self._hub, self._watch = task, task.work.search, ranks, hub, watch
+        self._log = sys.stdout  # the optimiser's library is silenced by having it replaced for a while
         self._timeout, self._each = timeout, task.work.search.ranks_per_trial
         self._journal, self._clocks = Journal(directory, task), Clocks()
         self._optimizer = Optimizer(self._search, task.work, task.seed)
@@ -170,14 +172,18 @@ class Manager:
         elif kind == "hello":
             self._hosts[rank] = message["host"]
             self._clocks.turn(rank, "starting")
-            print(f"rank {rank} of {self._ranks.size} works at {message['host']}:{message['pid']}", flush=True)
+            print(
+                f"rank {rank} of {self._ranks.size} works at {message['host']}:{message['pid']}",
+                file=self._log,
+                flush=True,
+            )
         elif kind == "gone":
             self._lose(rank)
         elif kind == "asked":
             self._begin_to_stop(f"rank {rank}: {message['why']}", message["cause"])
         elif kind == "useless":
             self._useless = message["why"]
-            print(message["why"], flush=True)
+            print(message["why"], file=self._log, flush=True)
         elif kind == "epoch":
             self._take_epoch(rank, message)
         elif kind == "ended" and rank in self._at:
@@ -248,7 +254,7 @@ class Manager:
         self._clocks.turn(rank, None)
         why = f"rank lost: rank {rank} of {self._ranks.size} (host {host}) is gone"
         if self._stop is None:
-            print(why, flush=True)
+            print(why, file=self._log, flush=True)
         if rank in self._at:
             trial = self._at.pop(rank)
             trial.reports[rank] = {"state": "lost", "reason": why, "objectives": None, "epochs": None}
@@ -287,7 +293,7 @@ class Manager:
         state, reason, objectives = outcome["state"], outcome["reason"], outcome["objectives"]
         self._journal.end(number, task, state, reason, objectives, outcome["epochs"], twin)
         if state in ENDS:
-            print(f"trial {number}: {state} {reason or objectives}", flush=True)
+            print(f"trial {number}: {state} {reason or objectives}", file=self._log, flush=True)
             self._outcomes[number] = outcome
             self._untold.append((values, objectives))
             for other in self._twins.pop(number, ()):
@@ -297,7 +303,7 @@ class Manager:
         """Have all that runs write a checkpoint and end."""
         if self._stop is None:
             self._stop = why, cause
-            print(f"{why}: trials under way write their checkpoints", flush=True)
+            print(f"{why}: trials under way write their checkpoints", file=self._log, flush=True)
             for rank, trial in self._at.items():
                 self._hub.send(rank, {"is": "stop", "number": trial.number})
 

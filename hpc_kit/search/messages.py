@@ -14,6 +14,7 @@ import selectors
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -191,16 +192,18 @@ class Line:
         self._socket.close()
 
 
-def connect(file: Path, hello: Message, timeout: float) -> tuple[Line, Message]:
+def connect(
+    file: Path, hello: Message, timeout: float, asked: Callable[[], str | None] = lambda: None
+) -> tuple[Line, Message]:
     """Return the connection to the rank 0 that `file` tells of, once it does, and what it answers.
 
-    hello: this rank, and what rank 0 should know of it.
+    hello: this rank, and what rank 0 should know of it; asked: why to wait no longer, None where there is no reason.
 
     Raises RankLost where it does not come within `timeout` seconds, InputError where the rank is there already.
     """
     deadline = time.monotonic() + timeout
     tried = "it was never there"
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and not asked():
         with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
             told = json.loads(file.read_text())
             tried = f"nobody answered at {', '.join(told['addresses'])} port {told['port']}"
@@ -208,6 +211,8 @@ def connect(file: Path, hello: Message, timeout: float) -> tuple[Line, Message]:
                 if found := _connect(address, told["port"], told["words"], hello):
                     return found
         time.sleep(_POLL_S)
+    if why := asked():
+        raise RankLost(f"{why} before rank 0 came")
     raise RankLost(f"rank 0 did not come within {timeout:.0f} s: {file} was looked for, and {tried}")
 
 

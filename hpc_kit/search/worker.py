@@ -35,7 +35,7 @@ def work(task: Task, directory: TaskDir, ranks: Ranks, watch: Watch | None, time
     in can be started.
     """
     hello = {"rank": ranks.rank, "host": socket.gethostname(), "pid": os.getpid()}
-    manager, told = connect(directory.rendezvous, hello, timeout)
+    manager, told = connect(directory.rendezvous, hello, timeout, watch.asked if watch else lambda: None)
     with contextlib.closing(manager):
         idle = told["idle_host"] == hello["host"]  # rank 0 is on this node and needs no GPU
         shown = _own_gpu(ranks.local_rank - idle) if task.resources.gpus_per_rank else {}

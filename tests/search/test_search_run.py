@@ -1,4 +1,4 @@
-"""Searches as a user starts them, of real trainings in real processes, and what becomes of them when those are killed."""
+"""Searches as a user starts them, of real trainings, and what becomes of them when their processes are killed."""
 
 import json
 import os
