@@ -142,10 +142,8 @@ def print_deviations(found: Sequence[Deviation], console: Console) -> None:
             one.target,
             in_unit(statistics.mean(one.maes), one.unit) if one.maes else "missing",
             in_unit(one.published, one.unit, with_unit=False),
-            "-"
-            if one.mean is None
-            else f"{_percent(one.mean)}{'' if one.std is None else f' ± {100 * one.std:.2g}'}",
-            "-" if one.min is None else f"{_percent(one.min)} to {_percent(one.max)}",
+            " ± ".join([*_percents("+", one.mean), *_percents("", one.std)]) or "-",
+            " to ".join(_percents("+", one.min, one.max)) or "-",
             {None: "-", True: "yes", False: "no"}[one.within],
             "-" if one.graphs is None else one.graphs,
         )
@@ -160,8 +158,9 @@ def print_deviations(found: Sequence[Deviation], console: Console) -> None:
             console.print(f"missing: {one.target} {reason}", soft_wrap=True, highlight=False)
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:+.1f}" if abs(share) < 1 else f"{100 * share:+.0f}"
+def _percents(sign: str, *shares: float | None) -> list[str]:
+    known = [100 * share for share in shares if share is not None]
+    return [f"{value:{sign}.1f}" if abs(value) < 100 else f"{value:{sign}.0f}" for value in known]
 
 
 def in_words(found: Sequence[Deviation]) -> list[str]:

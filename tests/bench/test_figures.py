@@ -4,12 +4,16 @@ import csv
 import json
 
 import pytest
-from conftest import SHARED_DATA, hpc_kit, set_options, small_run
+from conftest import SHARED_DATA, hpc_kit, small_run
 from dft_3d import write_dft_3d
 from some_runs import grid_run
 
 from hpc_kit.bench.study_page import sections_of_any
+from hpc_kit.plan import make_plan
 from hpc_kit.report.page import page
+from hpc_kit.runs.create import create_run
+from hpc_kit.spec.job import load_job
+from hpc_kit.spec.site import load_site
 from hpc_kit.task import run_task
 
 TINY = "model={name: alignn, hidden: 4, embedding: 4, alignn_layers: 1, gcn_layers: 0, edge_bins: 4, triplet_bins: 4}"
@@ -66,6 +70,12 @@ def test_page_of_a_grid_shows_its_study_with_the_missing_cell(tmp_path):
     assert rows["(1,0.001)"]["test MAE"].startswith("101 meV (") and rows["(1,0.001)"]["in the front"] == "yes"
 
 
+def new_run(path, *overrides):
+    """Make a run of jobs/jarvis-29.yaml at a tiny size, two seeds, without starting anything."""
+    file = load_job("jarvis-29", [*JARVIS_29, "seeds=[0, 1]", *overrides])
+    return create_run(path, make_plan(file), file.job, load_site("local"))
+
+
 @pytest.fixture(scope="module")
 def jarvis_run(tmp_path_factory):
     """The 29 tasks at a tiny size on a made-up dft_3d file, two seeds; the tasks of one target are left out."""
@@ -74,13 +84,7 @@ def jarvis_run(tmp_path_factory):
     prepare = ["--path", "dft_3d_2021.json", "--out", "data/jarvis", "--cutoff", "8", "--max-neighbors", "12"]
     done = hpc_kit("data", "prepare", "jarvis", *prepare, "--rule", "alignn", "--workers", "1", cwd=folder)
     assert done.returncode == 0, done.stderr
-    from hpc_kit.plan import make_plan
-    from hpc_kit.runs.create import create_run
-    from hpc_kit.spec.job import load_job
-    from hpc_kit.spec.site import load_site
-
-    file = load_job("jarvis-29", [*JARVIS_29, f"data.path={folder}/data/jarvis", "seeds=[0, 1]"])
-    run = create_run(folder / "run", make_plan(file), file.job, load_site("local"))
+    run = new_run(folder / "run", f"data.path={folder}/data/jarvis")
     for task in run.read_plan().tasks:
         if task.work.data.target != ["max_efg"]:
             run_task(run.task(task.id).path)
@@ -130,11 +134,9 @@ def test_deviations_of_the_jarvis_sample(tmp_path, command):
     more = [word for option in options for word in ("--option", option)]
     done = hpc_kit("data", "prepare", "files", *words, "--rule", "alignn", "--workers", "1", *more, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    over = [*JARVIS_29, "grid={data.target: [optb88vdw_bandgap]}", f"data.path={tmp_path}/set", "seeds=[0, 1]"]
-    done = hpc_kit(
-        "run", "jarvis-29", *set_options([*over, "data.target=optb88vdw_bandgap"]), "--run", "run", cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    targets = ["data.target=optb88vdw_bandgap", "grid={data.target: [optb88vdw_bandgap]}"]
+    for task in (run := new_run(tmp_path / "run", f"data.path={tmp_path}/set", *targets)).read_plan().tasks:
+        run_task(run.task(task.id).path)
     [one] = json.loads(command("bench", "deviations", tmp_path / "run", "--json").stdout)
     assert one["published"] == 0.14 and one["graphs"] == 50 and len(one["maes"]) == 2
 
