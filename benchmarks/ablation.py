@@ -104,7 +104,7 @@ def record(folder: Path, walls: tuple[float, float], last: int) -> None:
     over = ["--normalise-to", f"{last},{last}", "--published", "alignn_ablation"]
     table = call(folder, "bench", "table", "run", *over, "--out", "figures")
     absolute = call(folder, "bench", "pareto", "run", "--out", "figures-absolute")
-    front = call(folder, "bench", "pareto", "run", *over, "--out", "figures", "--force")
+    front = call(folder, "bench", "pareto", "run", *over, "--out", "figures")
     call(folder, "report", "run", "--html", "page.html")
     run = RunDir(folder / "run")
     tasks = run.read_plan().tasks

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from conftest import small_run
 from scipy import stats
 from some_runs import GRID, grid_run
 
@@ -14,6 +15,7 @@ from hpc_kit.bench.studies import Cell, Study, estimates, normalised, read_study
 from hpc_kit.files import write_json
 from hpc_kit.runs.records import sealed
 from hpc_kit.spec.errors import InputError
+from hpc_kit.task import run_task
 
 ABLATION = "grid={model.alignn_layers: [0, 4], model.gcn_layers: [0, 4]}"
 CRYSTALS = [ABLATION, "seeds=[0, 1, 2]", "model={name: alignn, hidden: 8}"]
@@ -89,6 +91,18 @@ def test_failed_cell_is_missing_with_its_reason_and_never_zero(tmp_path, command
     assert [row["in_front"] for row in front] == [True, False, False, None]
     out = command("bench", "table", run.path, "--normalise-to", "2,0.002")
     assert out.returncode == 2 and "that cell has no value: seed=0: failed" in out.stderr
+
+
+def test_without_a_gcn_layer_behind_it_an_alignn_layer_is_one_and_zero_layers_train(tmp_path):
+    model = "model={name: alignn, hidden: 8, embedding: 8, edge_bins: 8, triplet_bins: 4}"
+    cells = "grid={model.alignn_layers: [0, 1, 2], model.gcn_layers: [0, 1]}"
+    run = small_run(tmp_path / "run", model, cells, "seeds=[0]", "train.epochs=3", "data.graph.cutoff=2.0")
+    for task in run.read_plan().tasks:
+        run_task(run.task(task.id).path)
+    errors = {place: cell.values[0, 0] for place, cell in read_study(run, ["test_mae", "epoch_s"]).cells.items()}
+    assert len(errors) == 6 and errors["0", "0"] > 0
+    assert errors["1", "0"] == errors["0", "1"] and errors["2", "0"] == errors["1", "1"]
+    assert len(set(errors.values())) == 4
 
 
 def test_fewer_than_three_epochs_give_no_time_but_an_error(tmp_path, command):
