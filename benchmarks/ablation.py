@@ -111,7 +111,8 @@ def record(folder: Path, walls: tuple[float, float], last: int) -> None:
     ledger = read_lines(run.ledger)
     done = [line["task"] for line in ledger if line["state"] == "done"]
     once = "each once" if len(set(done)) == len(done) == len(tasks) else f"by {len(done)} lines of the ledger"
-    again = sum(line["state"] == "started" and line["attempt"] > 1 for line in ledger)
+    started = [line["task"] for line in ledger if line["state"] == "started"]
+    again = len(started) - len(set(started))
     print(f"{len(tasks)} tasks from one submission. Its driver was killed (SIGKILL) after {walls[0]:.0f} s; `resume`")
     print(
         f"took {walls[1]:.0f} s. In the end {len(set(done))} tasks were done, {once}; {again} were started again.\n"

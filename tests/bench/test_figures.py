@@ -126,7 +126,7 @@ def test_page_of_the_29_tasks_shows_their_deviations(jarvis_run):
     assert "Deviation from published errors" in text and "of 28 published values" in text
 
 
-def test_deviations_of_the_jarvis_sample(tmp_path, command):
+def test_deviations_of_the_jarvis_sample(tmp_path, command, capfd):
     if not (SHARED_DATA / "jarvis_sample").is_dir():
         pytest.skip("shared/data/jarvis_sample is not beside this repository")
     words = ["--path", SHARED_DATA / "jarvis_sample", "--out", "set", "--cutoff", "8", "--max-neighbors", "12"]
@@ -137,6 +137,7 @@ def test_deviations_of_the_jarvis_sample(tmp_path, command):
     targets = ["data.target=optb88vdw_bandgap", "grid={data.target: [optb88vdw_bandgap]}"]
     for task in (run := new_run(tmp_path / "run", f"data.path={tmp_path}/set", *targets)).read_plan().tasks:
         run_task(run.task(task.id).path)
+    capfd.readouterr()  # what the tasks have printed
     [one] = json.loads(command("bench", "deviations", tmp_path / "run", "--json").stdout)
     assert one["published"] == 0.14 and one["graphs"] == 50 and len(one["maes"]) == 2
 
