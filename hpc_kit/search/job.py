@@ -110,7 +110,10 @@ class Work(training.Work):
         return read_space(self.search.space, base)
 
     def notes(self) -> list[str]:
-        return []
+        if (most := self.space().most_points()) >= self.search.trials:
+            return []
+        many = f"search.trials is {self.search.trials}, and the space has no more than {most:g} different points"
+        return [f"{many}: what is tried again is not trained again"]
 
     def amount(self) -> tuple[int, str]:
         return self.search.trials, "trials"
@@ -147,6 +150,8 @@ def _try(work: Work, base: Document, document: Document) -> None:
     except SpaceError as error:
         raise document.error(("search", "space", *error.key), str(error)) from None
     for place, point in enumerate(work.search.points):
+        if point in work.search.points[:place]:
+            raise document.error(("search", "points", place), "is there twice")
         key, reason = space.why_outside(point)
         if reason:
             raise document.error(("search", "points", place, *key), reason)

@@ -7,21 +7,26 @@ after a restart, from trials.jsonl.
 
 import contextlib
 import io
+import json
 import logging
 import warnings
 from typing import Any
+
+import numpy as np
 
 from hpc_kit.search.job import Search, Work
 from hpc_kit.search.space import Choices, Parameter, Range, Values
 from hpc_kit.spec.errors import InputError
 
 _AGAIN = 1_000_003  # a search that goes on draws other numbers than it began with
+_PROPOSALS, _DRAWS = 3, 100  # how often what was tried already is turned down
 
 
 class Optimizer:
     """Proposes values: first the job's points, then random ones, then what the surrogate thinks best.
 
-    `tell` what every trial has come to, those of earlier attempts first; `ask` as often as a trial can begin.
+    `tell` what every trial has come to, those of earlier attempts first, and `remember` those that still wait to be
+    run; `ask` as often as a trial can begin. Values are proposed once, unless the space has no others to find.
     """
 
     def __init__(self, search: Search, work: Work, seed: int):
@@ -31,10 +36,17 @@ class Optimizer:
         self._succeeded = 0
         self._library: Any = None
         self._pending = 0  # asked since the surrogate last learned something
+        self._known: set[str] = set()  # all values proposed or told so far
+        self._chance = np.random.default_rng(seed)
+
+    def remember(self, values: Values) -> None:
+        """Take note of a trial that was asked for by an earlier attempt and has not come to its end."""
+        self._known.add(_key(values))
+        self._points = [point for point in self._points if point != values]
 
     def tell(self, values: Values, objectives: dict[str, float] | None) -> None:
         """Take what a trial with `values` has come to; None: it failed. Its objectives are to be small."""
-        self._points = [point for point in self._points if point != values]
+        self.remember(values)
         names = self._space.names(values)
         at = {one.name: _place(one, names[one.name]) for one in self._space.parameters}
         scores = None if objectives is None else [-objectives[name] for name in self._search.objectives]
@@ -45,19 +57,35 @@ class Optimizer:
     def ask(self) -> tuple[Values, str]:
         """Return values to try and whose proposal they are: "given", "random" or "bayes"."""
         if self._points:
-            return self._points.pop(0), "given"
+            values, by = self._points.pop(0), "given"
+        else:
+            values, by = self._new()
+        self._known.add(_key(values))
+        return values, by
+
+    def _new(self) -> tuple[Values, str]:
+        """Return values that were not tried yet, and whose proposal they are."""
         if self._library is None:
             self._library = self._open(len(self._told))
         if self._told:
             told, self._told, self._pending = self._told, [], 0
             with _quietly():
                 self._library.tell(told)
-        self._pending += 1
         thinks = self._search.strategy == "bayes" and self._succeeded >= self._search.initial
-        with _quietly():
-            proposed = self._library.ask(self._pending if thinks else 1)[-1]
-        chosen = {one.name: _value(one, proposed[one.name]) for one in self._space.parameters}
-        return self._space.complete(chosen), "bayes" if thinks else "random"
+        for _ in range(_PROPOSALS):
+            self._pending += 1
+            with _quietly():
+                proposed = self._library.ask(self._pending if thinks else 1)[-1]
+            values = self._space.complete(
+                {one.name: _value(one, proposed[one.name]) for one in self._space.parameters}
+            )
+            if _key(values) not in self._known:
+                return values, "bayes" if thinks else "random"
+        for _ in range(_DRAWS):
+            values = self._space.complete({one.name: _drawn(one, self._chance) for one in self._space.parameters})
+            if _key(values) not in self._known:
+                break
+        return values, "random"
 
     def _open(self, told: int) -> Any:
         """Return DeepHyper's search. Raises InputError where it is not installed."""
@@ -107,6 +135,16 @@ def _value(one: Parameter, place: Any) -> Any:
     if isinstance(one.domain, Choices):
         return one.domain.values[int(place)]
     return one.domain.value(float(place))
+
+
+def _drawn(one: Parameter, chance: np.random.Generator) -> Any:
+    if isinstance(one.domain, Choices):
+        return one.domain.values[chance.integers(len(one.domain.values))]
+    return one.domain.value(chance.random())
+
+
+def _key(values: Values) -> str:
+    return json.dumps(values, sort_keys=True)
 
 
 @contextlib.contextmanager

@@ -66,6 +66,10 @@ class Range:
             return (normal.cdf(inner) - below) / (above - below)
         return (inner - low) / (high - low)
 
+    def count(self) -> float:
+        """Return how many different numbers are in the range."""
+        return self.high - self.low + 1 if self.integer else math.inf
+
     def corners(self) -> list[int | float]:
         """Return the bounds."""
         return [int(self.low), int(self.high)] if self.integer else [self.low, self.high]
@@ -98,6 +102,10 @@ class Choices:
         """Whether they are numbers in ascending order, so that neighbours in the list are alike."""
         numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in self.values)
         return numbers and list(self.values) == sorted(self.values)
+
+    def count(self) -> float:
+        """Return how many values there are."""
+        return len(self.values)
 
     def corners(self) -> list[Any]:
         """Return all values."""
@@ -173,6 +181,11 @@ class Space:
                 return (key,), reason
         missing = [key for key in applies if key not in values]
         return ((), f"lacks {', '.join(missing)}: a point names every key that applies") if missing else ((), "")
+
+    def most_points(self) -> float:
+        """Return how many different points there are at the most: infinitely many with a range of numbers that are
+        not whole."""
+        return math.prod(parameter.domain.count() for parameter in self.parameters)
 
     def corners(self) -> Iterator[tuple[Parameter, Any, Values]]:
         """Yield each bound and each choice with the values of a trial that has it and is in the middle elsewhere."""

@@ -20,7 +20,7 @@ def opened(*sets, seed=0):
 
 def error(values):
     """A bowl: least at a rate of 0.01 and batches of 40, with adam."""
-    rate, batch = math.log10(values["train.learning_rate"]) + 2, (values["train.batch_size"] - 40) / 60
+    rate, batch = math.log10(values.get("train.learning_rate", 0.01)) + 2, (values["train.batch_size"] - 40) / 60
     return rate**2 + batch**2 + (values["train.optimizer"] == "sgd")
 
 
@@ -95,3 +95,22 @@ def test_two_objectives():
     optimizer = opened("search.objectives=[error, epoch_s]")
     found = search(optimizer, 12)
     assert [by for _, _, by in found[8:]] == ["bayes"] * 4
+
+
+def test_values_that_wait_from_an_earlier_attempt_are_not_asked_for_again():
+    text = "search.points=[{train.learning_rate: 0.001, train.batch_size: 32, train.optimizer: adam}]"
+    first = opened(text)
+    waiting = [first.ask()[0] for _ in range(5)]
+    for _ in range(2):  # the second time, too, nothing has come to its end
+        resumed = opened(text)
+        for values in waiting:
+            resumed.remember(values)
+        asked = [resumed.ask() for _ in range(5)]
+        assert all(values not in waiting and by == "random" for values, by in asked)
+        waiting += [values for values, _ in asked]
+
+
+def test_a_small_space_is_tried_whole_before_anything_is_tried_twice():
+    whole = "search.space={train.batch_size: {low: 8, high: 12}, train.optimizer: [adam, sgd]}"
+    found = [values for values, _, _ in search(opened(whole, "search.initial=4", "search.trials=10"), 10)]
+    assert len({tuple(values.items()) for values in found}) == 10

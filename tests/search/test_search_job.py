@@ -85,3 +85,15 @@ def test_a_point_is_taken_where_it_fits():
     [task] = plan(f"search.points=[{point}]").tasks
     assert task.work.search.points[0]["train.batch_size"] == 32
     assert "outside of 8 to 128" in refused(f"search.points=[{point.replace('32', '7')}]")
+
+
+def test_a_space_smaller_than_the_budget_is_told():
+    small = "train.optimizer: [adam, sgd], model.interactions: {low: 1, high: 3}"
+    assert "no more than 6 different points" in plan(SPACE % small).notes[0]
+    assert plan().notes == []
+
+
+def test_a_point_named_twice_is_refused():
+    point = "{train.learning_rate: 0.001, train.batch_size: 32, train.optimizer: adam, train.clip: 1.0,"
+    point += " model.interactions: 2}"
+    assert "search.points.1: is there twice" in refused(f"search.points=[{point}, {point}]")
