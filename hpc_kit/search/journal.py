@@ -12,7 +12,8 @@ from hpc_kit.files import append_line, drop_torn_line, write_json
 from hpc_kit.plan import Task
 from hpc_kit.runs.layout import TaskDir
 from hpc_kit.runs.records import read_lines
-from hpc_kit.search.records import ENDS, Trial, pareto, read_trials, trials_file
+from hpc_kit.search.records import ENDS, Trial, read_trials, trials_file
+from hpc_kit.search.results import read_search, write_csv
 from hpc_kit.search.trial_run import TrialRun
 
 
@@ -94,13 +95,10 @@ class Journal:
         self._run.close()
 
     def write_metrics(self) -> None:
-        """Write metrics.json of a search that has spent its budget."""
-        trials, lines = read_trials(self._out.path), read_lines(self._file)
-        scored = [trial for trial in trials if trial.objectives is not None]
-        best = min(scored, key=lambda trial: trial.objectives["error"], default=None)
-        thought = [line for line in lines if line.get("event") == "optimizer"]
-        asked = sum(line["asked"] for line in thought)
-        kinds = Counter(_kind(trial.reason) for trial in trials if trial.state == "failed")
+        """Write metrics.json and search.csv of a search that has spent its budget."""
+        write_csv(self._out)
+        search = read_search(self._out, self._task)
+        best = search.best
         write_json(
             self._out.metrics,
             {
@@ -110,16 +108,16 @@ class Journal:
                     "number": best.number,
                     "id": best.id,
                     "values": best.values,
-                    "error": best.objectives["error"],
+                    "error": best.error,
                     "unit": self._unit,
                 },
-                "trials": len(trials),
-                "states": dict(Counter(trial.state for trial in trials)),
-                "reasons": dict(kinds),
-                "pareto": pareto(trials) if len(self._task.work.search.objectives) > 1 else [],
-                "worker_idle": idle_share(lines),
-                "optimizer_cpu_s": sum(line["cpu_s"] for line in thought) / asked if asked else None,
-                "wall_s": wall_time(lines),
+                "trials": len(search.trials),
+                "states": search.states,
+                "reasons": {kind: len(trials) for kind, trials in search.failures.items()},
+                "pareto": [trial.number for trial in search.pareto],
+                "worker_idle": search.idle,
+                "optimizer_cpu_s": search.optimizer_s,
+                "wall_s": search.wall_s,
             },
         )
 
@@ -162,20 +160,3 @@ class Clocks:
 def _kind(reason: str) -> str:
     """Return what reasons of one kind begin with: "out of memory", of "out of memory: the kernel ended it"."""
     return reason.split(":")[0]
-
-
-def idle_share(lines: list[dict[str, Any]]) -> float | None:
-    """Return the share of their time that workers waited for a trial while there were some to begin."""
-    told = [line for line in lines if line.get("event") == "workers"]
-    idle, busy = (sum(line[key] for line in told) for key in ("idle_s", "busy_s"))
-    return idle / (idle + busy) if idle + busy else None
-
-
-def wall_time(lines: list[dict[str, Any]]) -> float:
-    """Return how long the search was at work, in s, all attempts together."""
-    total, last = 0.0, None
-    for line in lines:
-        if last is not None and line.get("event") != "manager":
-            total += line["time"] - last
-        last = line["time"]
-    return total

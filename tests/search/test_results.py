@@ -4,6 +4,7 @@ import csv
 import json
 
 import pytest
+from conftest import hpc_kit, set_options, small_run
 from search_records import add_trials, search_run
 
 from hpc_kit.files import append_lines
@@ -124,7 +125,29 @@ def test_the_time_between_two_attempts_is_no_time_of_search(tmp_path):
 
 
 def test_what_another_kind_of_run_is_told(tmp_path, command):
-    from conftest import small_run
-
     refused = command("search", small_run(tmp_path / "trained").path)
     assert refused.returncode == 2 and "is a run of kind train, not of searches" in refused.stderr
+
+
+def test_a_real_search_leaves_its_table_and_trials_that_are_runs_like_any_other(tmp_path):
+    search_run(tmp_path / "made")  # for its job file
+    job = tmp_path / "made" / "made.yaml"
+    space = "search.space={train.learning_rate: {low: 1e-4, high: 1e-3, log: true}, train.batch_size: [16, 32]}"
+    small = ("search.trials=2", "search.initial=1", "search.rank_0_trains=true", "resources.ranks_per_node=1", space)
+    sets = set_options([*small, "track={wandb: offline}"])
+    ended = hpc_kit("run", job, *sets, "--run", "run", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    run = RunDir(tmp_path / "run")
+    [search] = searches(run)
+    [table] = run.path.glob("tasks/*/search.csv")
+    assert [row["error"] for row in csv.DictReader(table.open())] == [str(trial.error) for trial in search.trials]
+    assert search.workers == 1 and 0 <= search.idle < 1 and len(search.done) == 2 and search.optimizer_s > 0
+    copies = [path for path in search.trials_run.path.glob("tasks/*/wandb/offline-run-*/*.wandb")]
+    assert len(copies) == 2 and all(search.task.id.encode() in path.read_bytes() for path in copies)
+    assert "test MAE" in hpc_kit("report", search.trials_run.path, cwd=tmp_path).stdout
+    assert hpc_kit("search", "run", "--best", "best.yaml", cwd=tmp_path).returncode == 0
+    again = hpc_kit("run", "best.yaml", "--run", "again", cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    [task] = RunDir(tmp_path / "again").read_plan().tasks
+    found = json.loads(RunDir(tmp_path / "again").task(task.id).metrics.read_text())["best_val_score"]
+    assert found == pytest.approx(search.best.error, rel=1e-6)  # the same training gives the same number
