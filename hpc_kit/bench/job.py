@@ -84,6 +84,10 @@ class Work(training.Work):
 
     benchmark: Benchmark
 
+    @property
+    def warm_up_epochs(self) -> int:
+        return self.benchmark.warmup_epochs
+
     def content(self) -> dict[str, Any]:
         return super().content() | {"benchmark": self.benchmark.model_dump()}
 

@@ -48,10 +48,16 @@ def run(task: Task, directory: TaskDir, ranks: Ranks) -> None:
 
 
 def _too_few(asked, budget_s: float, lines: list | None) -> str:
-    """Return why what was timed is no benchmark; the main rank has the `lines`."""
-    what = f"its budget of {in_words(budget_s)} ended before benchmark.min_epochs ({asked.min_epochs}) were timed"
+    """Return why what was timed is no benchmark; the main rank has the `lines`, and the log says how many."""
     if lines is not None:
         timed = len(counted(lines))
         last = lines[-1]["wall_s"] if lines else 0.0
-        print(f"{what}: {len(lines) - timed} of warm-up and {timed} more, the last took {last:.3g} s", flush=True)
-    return f"{what}; raise benchmark.budget or take fewer warmup_epochs (log.txt says how long an epoch takes)"
+        print(
+            f"{timed} epochs were timed, after {len(lines) - timed} of warm-up; the last took {last:.3g} s",
+            flush=True,
+        )
+    return (
+        f"its budget of {in_words(budget_s)}, or its epochs where it was started again, ended before"
+        f" benchmark.min_epochs ({asked.min_epochs}) were timed; raise benchmark.budget or take fewer warmup_epochs"
+        " (log.txt says how long an epoch takes)"
+    )

@@ -83,6 +83,11 @@ class Work(AnyWork):
             return record["val_mae"]
         return self.train.energy_weight * record["val_mae"] + self.train.force_weight * record["val_force_mae"]
 
+    @property
+    def warm_up_epochs(self) -> int:
+        """How many epochs are left out where times are compared."""
+        return 0
+
     def content(self) -> dict[str, Any]:
         return {
             "dataset": self.dataset_sha256,

@@ -143,7 +143,7 @@ def write_fingerprint(task: Task, out: TaskDir, group: Group) -> str:
         "device": group.device.type,
         "loader": f"{task.work.data.window} shards at a time" if task.work.data.window else "in memory",
         "clock": "time.perf_counter; the device is waited for once, at the end of the epoch",
-        "warm_up_epochs": 0,
+        "warm_up_epochs": task.work.warm_up_epochs,
     }
     content = fingerprint.collect(work, facts)
     if not group.is_main:

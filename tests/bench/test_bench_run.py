@@ -1,11 +1,17 @@
 """Timed epochs, run as a user runs them: how many, what is recorded of each, and what becomes of them."""
 
 import json
+import signal
+import time
 
-from conftest import hpc_kit, set_options
+from conftest import hpc_kit, set_options, start_hpc_kit
 
+from hpc_kit.plan import make_plan
+from hpc_kit.runs.create import create_run
 from hpc_kit.runs.layout import RunDir
 from hpc_kit.runs.records import read_lines
+from hpc_kit.spec.job import load_job
+from hpc_kit.spec.site import load_site
 
 TINY = [
     "data.split={train: 0.02, val: 0.01, test: 0.01, seed: 0}",
@@ -34,6 +40,8 @@ def test_a_benchmark_times_its_epochs_after_the_warm_up(tmp_path):
     assert (metrics["epochs"], metrics["warmup_epochs"], metrics["cache"]) == (8, 1, "cold")
     assert metrics["median_epoch_s"] == (counted[3] + counted[4]) / 2
     assert metrics["interval"] == [counted[0], counted[7]]
+    fingerprint = json.loads(next(tmp_path.glob("run/tasks/*/fingerprint.json")).read_text())
+    assert fingerprint["comparable"]["work"]["warm_up_epochs"] == 1
     for line in lines:
         phases = line["phases"]
         assert list(phases) == PHASES and phases["all_reduce_s"] is None
@@ -58,5 +66,26 @@ def test_a_budget_that_ends_in_the_warm_up_is_an_error_that_says_so(tmp_path):
     budget = "benchmark={warmup_epochs: 40, min_epochs: 8, max_epochs: 8, budget: '00:00:01'}"
     done, lines, metrics = benchmark(tmp_path, budget, "data.split.train=0.2")
     assert done.returncode == 1 and metrics is None
-    assert "its budget of 00:00:01 ended before benchmark.min_epochs (8) were timed" in done.stdout + done.stderr
+    said = " ".join((done.stdout + done.stderr).split())
+    assert "its budget of 00:00:01" in said and "ended before benchmark.min_epochs (8) were timed" in said
     assert len(lines) < 40
+
+
+def test_a_benchmark_that_was_stopped_warms_up_again_and_goes_on(tmp_path):
+    file = load_job("benchmark-sample", [*TINY, "benchmark.max_epochs=40", "benchmark.width=0.001"])
+    run = create_run(tmp_path / "run", make_plan(file), file.job, load_site("local"))
+    [task] = (run.task(task.id) for task in run.read_plan().tasks)
+    process = start_hpc_kit("task", task.path, cwd=tmp_path)
+    deadline = time.monotonic() + 90
+    while len(read_lines(task.epochs)) < 4 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGUSR1)
+    process.wait(60)
+    before = read_lines(task.epochs)
+    assert 4 <= len(before) < 41 and not task.metrics.exists()
+    done = hpc_kit("task", task.path, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = read_lines(task.epochs)
+    assert lines[: len(before)] == before and lines[len(before)]["warmup"] and not lines[-1]["warmup"]
+    metrics = json.loads(task.metrics.read_text())
+    assert metrics["epochs"] + metrics["warmup_epochs"] == len(lines) == 41
