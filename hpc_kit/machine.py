@@ -48,8 +48,16 @@ def cpu() -> dict[str, Any]:
         "vector_extensions": vectors or None,
         "smt": read_text("/sys/devices/system/cpu/smt/control"),
         "governor": read_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "boost": _boost(),
         "hypervisor": fields.get("Hypervisor vendor"),
     }
+
+
+def _boost() -> bool | None:
+    """Tell whether single cores may clock higher than all together, as the kernel's driver says."""
+    on = read_text("/sys/devices/system/cpu/cpufreq/boost")
+    off = read_text("/sys/devices/system/cpu/intel_pstate/no_turbo")
+    return on == "1" if on is not None else off == "0" if off is not None else None
 
 
 def memory() -> dict[str, Any]:

@@ -42,6 +42,8 @@ OF_EVERY_ROOM = {"job", "summary", "page", "weights"}
 OF_BENCH = {  # what compares timings and draws: all of that room but run.py and its clocks
     "baseline",
     "compare",
+    "compare_table",
+    "configurations",
     "deviations",
     "export",
     "fields",
@@ -86,7 +88,7 @@ ENTRANCES = {
 }
 BRIDGES = FILES_OF_DATA | ENTRANCES
 DOORS_OF_ROOMS = {
-    *(("hpc_kit.cli.bench", f"hpc_kit.bench.{name}") for name in OF_BENCH),
+    *((f"hpc_kit.cli.{file}", f"hpc_kit.bench.{name}") for file in ("bench", "timings") for name in OF_BENCH),
     ("hpc_kit.cli.explain", "hpc_kit.explain.command"),
     ("hpc_kit.cli.predict", "hpc_kit.predict.command"),
     ("hpc_kit.cli.search", "hpc_kit.search.show"),

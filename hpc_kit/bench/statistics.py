@@ -98,14 +98,18 @@ def contrast(above: Sequence[Side], below: Sequence[Side], level: float = LEVEL)
         if any(len(run) < 2 for side in sides for run in side.runs):
             return Effect(math.exp(centre), None, None, NONE, None)
         return Effect(math.exp(centre), *_percentiles(sides, signs, level), WITHIN, None)
-    variances = [side.variance() for side in sides]
-    error = math.sqrt(sum(variances))
-    freedom = _freedom(variances, [len(side.runs) for side in sides])
-    outer = quantile_of_t(0.5 + level / 2, freedom) * error
-    detectable = math.exp(outer + quantile_of_t(POWER, freedom) * error)
+    least, most, detectable = _student(sides, centre, 0.5 + level / 2)
     if min(len(side.runs) for side in sides) >= FEWEST_FOR_BOOTSTRAP:
         return Effect(math.exp(centre), *_percentiles(sides, signs, level), BOOTSTRAP, detectable)
-    return Effect(math.exp(centre), math.exp(centre - outer), math.exp(centre + outer), STUDENT, detectable)
+    return Effect(math.exp(centre), least, most, STUDENT, detectable)
+
+
+def slower_by(above: Side, below: Side, alarms: float) -> Effect:
+    """Return the ratio of two sides with one-sided bounds: with equal medians `low` is above 1 in a share `alarms` of
+    comparisons, and `high` below 1 as often. By Student's t for any number of runs, from two on."""
+    centre = float(np.median(above.logs) - np.median(below.logs))
+    low, high, detectable = _student((above, below), centre, 1 - alarms)
+    return Effect(math.exp(centre), low, high, STUDENT, detectable)
 
 
 def effective_count(values: Sequence[float]) -> float:
@@ -137,6 +141,16 @@ def quantile_of_t(probability: float, freedom: float) -> float:
     from scipy.special import ndtri, stdtrit
 
     return float(stdtrit(freedom, probability) if math.isfinite(freedom) else ndtri(probability))
+
+
+def _student(sides: Sequence[Side], centre: float, probability: float) -> tuple[float, float, float]:
+    """Return the bounds that `probability` of all estimates of exp(`centre`) lie above and below, and the least ratio
+    above 1 whose lower bound is above 1 with POWER."""
+    variances = [side.variance() for side in sides]
+    error, freedom = math.sqrt(sum(variances)), _freedom(variances, [len(side.runs) for side in sides])
+    outer = quantile_of_t(probability, freedom) * error
+    detectable = math.exp(outer + quantile_of_t(POWER, freedom) * error)
+    return math.exp(centre - outer), math.exp(centre + outer), detectable
 
 
 def _freedom(variances: Sequence[float], counts: Sequence[int]) -> float:

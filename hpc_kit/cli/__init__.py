@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from hpc_kit import __version__
-from hpc_kit.cli import bench, data, explain, images, predict, runs, search, sites
+from hpc_kit.cli import bench, data, explain, images, predict, runs, search, sites, timings
 from hpc_kit.spec.errors import PREEMPTED, InputError, Preempted, WorkError
 from hpc_kit.spec.text import printable
 
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 app.add_typer(runs.app)
 app.add_typer(sites.app, name="sites", help="Show the sites there are, and check whether one can be used from here.")
+bench.app.add_typer(timings.app)
 app.add_typer(data.app, name="data", help="Prepare, look at and verify shard sets.")
 app.add_typer(bench.app, name="bench", help="Hold measured runs against each other and against published ones.")
 app.add_typer(images.app, name="image", help="Show, lock, build and verify container images.")

@@ -93,11 +93,14 @@ def read_fingerprint(path: Path) -> Fingerprint:
 
 def _allocation() -> dict[str, Any]:
     nodes = _first("SLURM_JOB_NUM_NODES", "COBALT_JOBSIZE")
+    scheduler = next((s for s in ("SLURM", "PBS", "COBALT") if _first(f"{s}_JOB_ID", f"{s}_JOBID")), None)
+    given = _first("SLURM_CPUS_ON_NODE", "NCPUS")
     return {
-        "scheduler": next((s for s in ("SLURM", "PBS", "COBALT") if _first(f"{s}_JOB_ID", f"{s}_JOBID")), None),
+        "scheduler": scheduler,
         "partition": _first("SLURM_JOB_PARTITION", "PBS_QUEUE", "COBALT_QUEUE"),
         "nodes": int(nodes) if nodes and nodes.isdigit() else None,
-        "cpus_on_node": _first("SLURM_CPUS_ON_NODE", "NCPUS"),
+        "cpus_on_node": given,
+        "whole_node": int(given) >= (os.cpu_count() or 1) if given and given.isdigit() else None,
     }
 
 
