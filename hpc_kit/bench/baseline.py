@@ -110,6 +110,8 @@ def _require_timings(one: Configuration, name: str) -> None:
     """Raise InputError where a configuration has runs that are missing or unfit, or less than two."""
     label = f"{name}: {one.label}".removesuffix(": ")
     if one.missing or one.unfit:
-        raise InputError(f"{label}: is not fit to be judged by: {'; '.join([*one.missing, *one.unfit])}")
+        first, *others = [*one.missing, *one.unfit]
+        more = f", and {len(others)} more like this ('hpc_kit bench compare' lists them)" if others else ""
+        raise InputError(f"{label}: is not fit to be judged by: {first}{more}")
     if len(one.runs) < 2:
         raise InputError(f"{label}: has one run, which does not tell how runs differ; give the job several seeds")

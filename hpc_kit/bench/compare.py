@@ -129,7 +129,7 @@ def _reference(paired: Sequence[tuple[Configuration, Configuration]], label: str
 
 def _compared(one, twin, reference, has_others: bool, sides: Sides) -> Compared:
     """Return what is to be said of a configuration `one` of A and its `twin` of B."""
-    reasons = [*one.unfit, *twin.unfit]
+    reasons = [f"{name} is unfit: {reason}" for name, of in (("A", one), ("B", twin)) for reason in of.unfit]
     if not (one.runs and twin.runs):
         lacking = [*(one.missing if not one.runs else ()), *(twin.missing if not twin.runs else ())]
         medians = tuple(sides.of(side).median if side.runs else None for side in (one, twin))
