@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpc_kit.bench.measures import NAMES, Measure
+from hpc_kit.bench.measures import NAMES, Measure, find_measures
 from hpc_kit.bench.published import published_studies, read_published
 from hpc_kit.bench.studies import Study, datasets, find_cell, normalised, read_study
 from hpc_kit.runs.layout import RunDir
+from hpc_kit.runs.status import read_statuses
 from hpc_kit.spec.errors import InputError
 
+USUAL = ("test_mae", "epoch_s")
 Studies = tuple[list[Study], list[Study]]  # our own, published ones
 
 
@@ -39,6 +41,16 @@ def gather(runs: Sequence[Path], measures: Sequence[str], over: str | None, publ
         ours = [normalised(study, find_cell(study, over)) for study in ours]
         theirs = [normalised(study, find_cell(study, over)) for study in theirs]
     return ours, theirs
+
+
+def usual_measures(runs: Sequence[Path]) -> list[str]:
+    """Return what a table shows where nothing is named: error and time, as far as the first run's tasks have both."""
+    if not runs:
+        return list(USUAL)
+    run = RunDir(runs[0])
+    tasks = zip(run.read_plan().tasks, read_statuses(run), strict=True)
+    known = {name for task, status in tasks for name in find_measures(run.task(task.id), status).values}
+    return [name for name in USUAL if name in known] or list(USUAL)
 
 
 def require_values(studies: Sequence[Study]) -> None:

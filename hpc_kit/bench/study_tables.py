@@ -204,7 +204,7 @@ def _print_missing(study: Study, console: Console) -> None:
 
 def _in_words(estimate: Estimate, study: Study, number: int) -> str:
     unit = "" if study.over else study.measures[number].unit
-    form = ".3f" if study.over and study.half is None else ".4g"
+    form = ".3f" if study.over else ".4g"
     text = in_unit(estimate.value, unit, form).strip()
     if estimate.low is None or estimate.low == estimate.high:
         return text

@@ -28,13 +28,12 @@ OutOption = Annotated[
     Path | None, typer.Option("--out", metavar="FOLDER", help="Write figures (SVG, PDF) and their numbers (CSV).")
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Overwrite what is in FOLDER.")]
-ABLATION = ["test_mae", "epoch_s"]
 
 
 @app.command(epilog="Example: hpc_kit bench table runs/alignn-ablation-20260102-030405 --published alignn_ablation")
 def table(
     runs: RunsArgument = [],
-    measures: MeasureOption = ABLATION,
+    measures: MeasureOption = [],
     over: OverOption = None,
     published: PublishedOption = None,
     rows: Annotated[str | None, typer.Option(metavar="KEY", help="The axis of the rows [the first].")] = None,
@@ -45,9 +44,9 @@ def table(
 ) -> None:
     """Show what each cell of a grid reached, over its seeds, beside published tables."""
     from hpc_kit.bench import study_tables
-    from hpc_kit.bench.study_command import gather
+    from hpc_kit.bench.study_command import gather, usual_measures
 
-    parts = [gather(runs, [measure], over, published) for measure in measures]
+    parts = [gather(runs, [measure], over, published) for measure in measures or usual_measures(runs)]
     axes = study_tables.axes_of_table([*parts[0][0], *parts[0][1]][0], rows, columns)
     if out is not None:
         from hpc_kit.bench.figures import write_tables
@@ -63,7 +62,7 @@ def table(
 @app.command(epilog="Example: hpc_kit bench pareto runs/alignn-ablation-20260102-030405 --published alignn_ablation")
 def pareto(
     runs: RunsArgument = [],
-    measures: MeasureOption = ABLATION[::-1],
+    measures: MeasureOption = ["epoch_s", "test_mae"],
     over: OverOption = None,
     published: PublishedOption = None,
     out: OutOption = None,
