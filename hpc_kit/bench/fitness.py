@@ -6,7 +6,7 @@ The rules, each over all given epochs together:
 |---|---|
 | others used the machine | other processes had over 10 % of the node's cores |
 | time was stolen | the hypervisor gave over 1 % of the node's core time to others |
-| waited for cores | this process's threads were ready and had no core for over 5 % of the time, summed over threads |
+| waited for cores | a rank's threads were ready and had no core for over 5 % of the time, the mean over threads |
 | little CPU time | one rank alone on the CPU had a core for under 70 % of what it computed |
 | throttled | a CPU or GPU said that heat or power slowed its clocks |
 | page cache | "cold" and over 2 % of the shards were in memory, "warm" and under 98 %, or the kernel does not tell |
@@ -41,7 +41,8 @@ def _busy(lines: Sequence[Mapping[str, Any]]) -> list[str]:
         if known and (share := sum(line[key] for line in known) / time) > most:
             found.append(f"{what.format(share=share)} (limit {most:.0%})")
     known = [line for line in lines if line.get("queued_s") is not None]
-    if known and (share := sum(line["queued_s"] for line in known) / sum(x["wall_s"] for x in known)) > QUEUED:
+    time = sum(line["wall_s"] * line.get("threads", 1) for line in known)
+    if known and (share := sum(line["queued_s"] for line in known) / time) > QUEUED:
         found.append(f"its threads waited for a core for {share:.0%} of the time (limit {QUEUED:.0%})")
     return found
 

@@ -81,6 +81,7 @@ class TimedTraining(Training):
         mine = between(before, self._meters.read()) | {
             "host": socket.gethostname(),
             "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
             "load": os.getloadavg()[0],
             "cached": cached,
             "is_first": self._cache.is_first,
@@ -108,6 +109,7 @@ def merged(ranks: list[dict[str, Any]], cache: str) -> dict[str, Any]:
         "rank_wall_s": [min(rank["wall_s"] for rank in ranks), slowest["wall_s"]],
         "phases": phases(slowest, len(ranks)),
         "cores": min(rank["cores"] for rank in ranks),
+        "threads": min(rank["threads"] for rank in ranks),
         "load": max(rank["load"] for rank in ranks),
         "others_cpu_s": max(others, default=None),
         "steal_s": _most(rank["steal_s"] for rank in hosts.values()),

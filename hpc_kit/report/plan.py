@@ -22,9 +22,10 @@ def print_plan(plan: Plan, site: Site, path: Path, blocks: list[BlockPlan | None
     for problem in problems:
         print(f"problem: {problem}")
     parts = plan.by_resources()
-    for part, those in zip(parts, blocks, strict=True):
+    for place, (part, those) in enumerate(zip(parts, blocks, strict=True)):
         if len(parts) > 1:
-            print(f"\n{_size(part.tasks[0].resources)}, once the smaller have ended:")
+            when = ", once those before have ended" if place else ""
+            print(f"\n{_size(part.tasks[0].resources)}{when}:")
         _print_part(part, site, path, those)
 
 
@@ -47,7 +48,7 @@ def _print_part(plan: Plan, site: Site, path: Path, blocks: BlockPlan | None) ->
 
 def _size(resources: Resources) -> str:
     nodes, ranks, cores = resources.size
-    return f"tasks of {nodes} nodes, {ranks} ranks, {cores} cores"
+    return f"tasks of {cores} cores, {ranks} {'rank' if ranks == 1 else 'ranks'}, nodes: {nodes}"
 
 
 def example_script(site: Site, plan: Plan, run: RunDir, blocks: BlockPlan) -> str:

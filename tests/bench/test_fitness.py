@@ -28,7 +28,7 @@ def test_nothing_speaks_against_a_quiet_machine():
     [
         ({"others_cpu_s": 20.0}, "other processes used 25% of the node's cores (limit 10%)"),
         ({"steal_s": 4.0}, "the hypervisor gave 5.0% of the cores' time to others (limit 1%)"),
-        ({"queued_s": 2.0}, "its threads waited for a core for 20% of the time (limit 5%)"),
+        ({"queued_s": 4.0, "threads": 2}, "its threads waited for a core for 20% of the time (limit 5%)"),
         ({"cpu_s": 1.9}, "it had a core for 20% of the time in which it computed (at least 70%)"),
         ({"throttled": ["GPU: heat"]}, "throttled: GPU: heat"),
         ({"cached": 0.5}, "the page cache could not be kept warm: 50% of the shards were in memory"),
@@ -64,8 +64,8 @@ def test_a_counter_of_energy_that_went_round_is_no_negative_energy(tmp_path):
 def test_energy_that_cannot_be_read_is_said_and_never_zero():
     nothing = Reading(None, None, None, None, {}, None, None)
     mine = between(nothing, nothing) | {
-        "host": "n1", "is_first": True, "cores": 8, "load": 0.1, "cached": 0.0, "phases": None, "wall_s": 2.0,
-        "cpu_s": 1.0, "peak_rss_mb": 1.0, "peak_gpu_mb": None,
+        "host": "n1", "is_first": True, "cores": 8, "threads": 1, "load": 0.1, "cached": 0.0, "phases": None,
+        "wall_s": 2.0, "cpu_s": 1.0, "peak_rss_mb": 1.0, "peak_gpu_mb": None,
     }  # fmt: skip
     other = mine | {"is_first": False, "wall_s": 3.0, "cached": None}
     found = merged([mine, other], "cold")
