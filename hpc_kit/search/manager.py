@@ -124,6 +124,8 @@ class Manager:
             if ended:
                 self._outcomes[before.number] = {"state": before.state, "objectives": before.objectives}
                 self._untold.append((before.values, before.objectives))
+            else:
+                self._optimizer.remember(before.values)
 
     def _task_of(self, values: dict[str, Any]) -> tuple[Task | None, str]:
         """Return the task of a trial with these values, or why there can be none."""
