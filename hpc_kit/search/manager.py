@@ -143,7 +143,8 @@ class Manager:
             if not self._waiting and not self._proposes:
                 for rank in self._free:
                     self._clocks.turn(rank, "spare")
-        elif len(self._free) >= self._each and not self._proposes:
+        elif not self._proposes and (len(self._free) >= self._each or not (self._asked or self._waiting)):
+            # the first while workers are starting, because the optimiser takes its time to load
             self._proposes = True
             untold, self._untold = self._untold, []
             future = self._thinking.submit(self._ask, untold)
@@ -194,7 +195,7 @@ class Manager:
             self._clocks.turn(rank, "starting")
         if message is not None and message.get("ready") and rank not in self._at and rank in self._hosts:
             self._free.add(rank)
-            self._clocks.turn(rank, "idle")
+            self._clocks.turn(rank, "idle" if self._stop is None else "spare")
         if kind in ("ended", "gone"):
             self._settle()
 
@@ -306,6 +307,8 @@ class Manager:
         if self._stop is None:
             self._stop = why, cause
             print(f"{why}: trials under way write their checkpoints", file=self._log, flush=True)
+            for rank in self._free:
+                self._clocks.turn(rank, "spare")
             for rank, trial in self._at.items():
                 self._hub.send(rank, {"is": "stop", "number": trial.number})
 

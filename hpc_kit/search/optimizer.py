@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import logging
+import sys
 import warnings
 from typing import Any
 
@@ -90,9 +91,9 @@ class Optimizer:
     def _open(self, told: int) -> Any:
         """Return DeepHyper's search. Raises InputError where it is not installed."""
         try:
-            with _quietly():
+            with _quietly(), _without_mpi():
                 from deephyper.hpo import CBO, HpProblem
-        except (ImportError, RuntimeError) as error:  # RuntimeError: of mpi4py without an MPI
+        except ImportError as error:
             raise InputError(f"a search needs DeepHyper ({error}): pip install 'hpc_kit[search]'") from None
         problem = HpProblem()
         for one in self._space.parameters:
@@ -114,6 +115,20 @@ class Optimizer:
                 n_initial_points=search.initial,
                 checkpoint_history_to_csv=False,
             )
+
+
+@contextlib.contextmanager
+def _without_mpi():
+    """Hide mpi4py from an import: DeepHyper would load the MPI library of the environment, where there is one, and
+    that need not be the one that has started the ranks."""
+    hidden = "mpi4py" not in sys.modules
+    if hidden:
+        sys.modules["mpi4py"] = None
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules["mpi4py"]
 
 
 def _dimension(one: Parameter) -> Any:

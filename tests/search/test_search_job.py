@@ -61,7 +61,7 @@ SPACE = "search.space={%s}"
         ([SPACE % "data.graph.cutoff: [0.0, 5.0]"], "data.graph.cutoff=0.0 cannot be"),
         ([SPACE % "resources.nodes: [1, 2]"], "cannot be searched"),
         (["search.trials=5", "search.initial=8"], "must be more than initial"),
-        (["resources.ranks_per_node=1"], "a search takes two ranks or more"),
+        (["resources.ranks_per_node=1", "search.rank_0_trains=false"], "a search takes two ranks or more"),
         (["search.ranks_per_trial=4"], "does not divide the 2 ranks"),
         (["search.surrogate=GP"], "take UCB, EI or PI"),
         (["search.points=[{train.clip: 1.0}]"], "search.points.0: lacks"),
