@@ -114,3 +114,16 @@ def test_a_small_space_is_tried_whole_before_anything_is_tried_twice():
     whole = "search.space={train.batch_size: {low: 8, high: 12}, train.optimizer: [adam, sgd]}"
     found = [values for values, _, _ in search(opened(whole, "search.initial=4", "search.trials=10"), 10)]
     assert len({tuple(values.items()) for values in found}) == 10
+
+
+@pytest.mark.parametrize("objectives", ["[error]", "[error, epoch_s]"])
+def test_failures_are_known_after_a_restart(objectives):
+    """Half of the space failed before; a search that was told so proposes the other half."""
+    text = f"search.objectives={objectives}"
+    before = search(opened(text), 24, fails=lambda values: values["train.optimizer"] == "sgd")
+    resumed = opened(text)
+    for values, scores, _ in before:
+        resumed.tell(values, scores)
+    after = search(resumed, 8, fails=lambda values: values["train.optimizer"] == "sgd")
+    assert {by for _, _, by in after} == {"bayes"}
+    assert sum(scores is None for _, scores, _ in after) <= 2
