@@ -15,7 +15,7 @@ def print_comparison(comparison: dict[str, Any], console: Console) -> None:
     for run in comparison["runs"]:
         console.print(f"\nB: {run['run']}", soft_wrap=True, highlight=False)
         table = Table()
-        table.add_column("configuration", overflow="fold")
+        table.add_column("configuration", overflow="fold", min_width=13)
         for name in ("A", "B", "B over A", "95 % interval", "least seen"):
             table.add_column(name, justify="right", no_wrap=True)
         for one in run["configurations"]:
@@ -66,7 +66,7 @@ def _numbers(one: dict[str, Any]) -> list[str]:
     else:
         within = "" if effect["detectable"] else "\nwithin one run"
         interval = f"{effect['low']:.3f} to {effect['high']:.3f}{within}"
-    least = "-" if effect["detectable"] is None else f"{effect['detectable'] - 1:.1%}"
+    least = "-" if effect["detectable"] is None else f"{effect['detectable']:.3f}"
     over = "\nnormalised" if one["normalised"] else ""
     return [*medians, f"{effect['ratio']:.3f}{over}", interval, least]
 
