@@ -96,7 +96,7 @@ def _record(run: RunDir, plan: Plan, tasks: list[Task]) -> dict[str, Any]:
         requirements |= {f"torch=={torch}"} if torch else set()
         setting = results.setdefault(task.setting or plan.name, {"results": {}})
         setting["results"][f"seed_{task.seed}"] = {
-            "parameters": {"model": task.work.model.model_dump(), "train": task.work.train.model_dump()},
+            "parameters": {key: task.work.content()[key] for key in ("model", "train")},
             "dataset_sha256": task.work.dataset_sha256,
             "split_sha256": metrics.get("split_sha256"),
             "graphs": metrics.get("graphs"),
