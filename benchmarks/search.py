@@ -163,9 +163,7 @@ def compare(name: str, place: Here) -> Group:
 
 def busyness(places: dict[str, Here], given: argparse.Namespace) -> None:
     """Print how busy the workers of a Bayesian search are while its trials last --trial-s seconds."""
-    print(
-        "## Busyness\n\n| where | epochs | trial, s | idle, whole search | idle, until all were given out |", end=""
-    )
+    print("## Busyness\n\n| where | epochs | trial, s | idle, by the search | from first to last start |", end="")
     print(" optimiser, CPU s a trial | of a trial |\n|---|---|---|---|---|---|---|")
     for name, place in places.items():
         epochs = longer_epochs(place, given)
@@ -187,7 +185,7 @@ def longer_epochs(place: Here, given: argparse.Namespace) -> int:
 
 
 def idle_while_asked(search: Search) -> float:
-    """Return the idle share from the first trial's start to the last one's: without the start of the processes, and
+    """Return the idle share from the first start of a trial to the last: without the start of the processes, and
     without the end, when there are fewer trials left than workers."""
     starts = sorted(event["time"] for event in search.events if event["event"] == "started")
     first, last = starts[0], starts[-1]
