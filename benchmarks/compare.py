@@ -42,17 +42,23 @@ SMALL = [
 def coverage(count: int) -> None:
     """Print the share of intervals that hold the true ratio, for noise of three kinds between runs: 3 % between runs,
     3 % between epochs of a lag-1 correlation of 0.5."""
-    print(f"{count} comparisons each: runs a side, noise, intervals that hold the truth (95 %), false alarms (5 %)")
+    print(
+        f"{count} comparisons each: runs a side, noise, intervals that hold the truth (95 %), those of the bootstrap"
+    )
+    print("whatever the number of runs, false alarms of check (5 %)")
     for name, draw in NOISES.items():
         for sizes in SIZES:
-            random, held, alarms, method = np.random.default_rng(0), 0, 0, ""
+            random, held, alarms, drawn, method = np.random.default_rng(0), 0, 0, 0, ""
             for _ in range(count):
                 a, b = (_side(random, runs, draw) for runs in sizes)
                 found = ratio(b, a)
                 held, method = held + found.holds_one, found.method
                 alarms += slower_by(b, a, 0.05).low > 1
+                low, high = np.quantile(b.draws(1) - a.draws(0), [0.025, 0.975])
+                drawn += low <= 0 <= high
             sides = f"{sizes[0]} and {sizes[1]} | {name}"
-            print(f"{sides} | {held / count:.1%} by {method} | {alarms / count:.1%}", flush=True)
+            shares = [f"{number / count:.1%}" for number in (drawn, alarms)]
+            print(" | ".join([sides, f"{held / count:.1%} by {method}", *shares]), flush=True)
 
 
 NOISES = {
