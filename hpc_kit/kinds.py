@@ -20,6 +20,7 @@ ROOMS = {
     "probe": "hpc_kit.probe",
     "search": "hpc_kit.search",
     "benchmark": "hpc_kit.bench",
+    "dynamics": "hpc_kit.md",
 }
 
 

@@ -74,7 +74,8 @@ OF_SEARCH = {  # what is searched, and what came of it: all of that room but wha
     "trials",
     "winner",
 }
-LOGIN_FILES_OF_ROOMS = OF_EVERY_ROOM | OF_BENCH | OF_SEARCH  # all other files of a room are the node's
+OF_MD = {"molecules"}
+LOGIN_FILES_OF_ROOMS = OF_EVERY_ROOM | OF_BENCH | OF_SEARCH | OF_MD  # all other files of a room are the node's
 NODE_ONLY_PACKAGES = {"torch", "torch_geometric", "dgl", "deephyper"}
 # What the login side may import of the node side: files without any of those packages.
 FILES_OF_DATA = {"hpc_kit.data.manifest", "hpc_kit.data.split_file"}

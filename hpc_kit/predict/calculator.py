@@ -47,7 +47,7 @@ class Calculator(AnyCalculator):
             raise InputError(f"skin: must be a distance in Angstrom, 0 or more (got {skin})")
         loaded = isinstance(model, Predictor)
         self.predictor = model if loaded else Predictor.load(model, device, precision, modules)
-        self.target = _energy(self.predictor, target)
+        self.target = energy_of(self.predictor, target)
         self.neighbours = Neighbours(self.predictor.graph, skin)
         self._allow_unseen = allow_unseen
         self._suits: tuple = ()
@@ -118,7 +118,7 @@ class Calculator(AnyCalculator):
         )
 
 
-def _energy(predictor: Predictor, target: str | None) -> str:
+def energy_of(predictor: Predictor, target: str | None) -> str:
     """Return the target that is the energy: the one named, or the only one that can be."""
     able = [name for name, unit in predictor.units.items() if unit in _ENERGIES]
     if target is not None and target not in able:

@@ -1,0 +1,1 @@
+"""Dynamics with learned forces, watched, and held against a reference: kind "dynamics"."""

@@ -1,0 +1,106 @@
+"""Start geometries by name or file, their bonds and angles, and in which groups these are compared. Both sides:
+nothing here loads torch."""
+
+from itertools import combinations
+from pathlib import Path
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.data import chemical_symbols, covalent_radii
+
+from hpc_kit.spec.errors import InputError, allowed
+from hpc_kit.spec.shipped import shipped_folder, user_path
+
+BOND = 1.25  # atoms nearer than this times the sum of their covalent radii are bonded
+OVERLAP = 0.6  # atoms nearer than this times that sum lie on top of each other
+
+
+def shipped() -> dict[str, Path]:
+    """Return the molecules that ship with the package."""
+    return {path.stem: path for path in sorted((shipped_folder("embedded") / "molecules").glob("*.xyz"))}
+
+
+def find_molecule(name: str) -> Path:
+    """Return the file of a molecule: one that ships, by name, or a path. Raises InputError."""
+    files = shipped()
+    if name in files:
+        return files[name]
+    path = user_path(name)
+    if path.is_file():
+        return path
+    raise InputError(f"{name}: no such file, and no molecule of that name ships; {allowed(name, files)}")
+
+
+def read_molecule(path: Path) -> Atoms:
+    """Read the first structure in a file. Raises InputError where there is none, or where atoms overlap."""
+    try:
+        found = ase.io.read(path, "0")
+    except Exception as error:  # ASE's readers raise what comes
+        raise InputError(f"{path}: cannot be read: {type(error).__name__}: {error}") from None
+    if not len(found) or not np.isfinite(found.positions).all():
+        raise InputError(f"{path}: holds no atoms, or positions that are not finite")
+    distance = found.get_all_distances(mic=bool(found.pbc.any()))
+    np.fill_diagonal(distance, np.inf)
+    radii = covalent_radii[found.numbers]
+    if len(found) > 1 and (near := distance / (radii[:, None] + radii)).min() < OVERLAP:
+        i, j = np.unravel_index(near.argmin(), near.shape)
+        a, b = (f"{chemical_symbols[found.numbers[k]]}{k}" for k in (i, j))
+        raise InputError(
+            f"{path}: atoms {a} and {b} overlap: {distance[i, j]:.3g} Angstrom apart; mend the start geometry"
+        )
+    return found
+
+
+def bonds_of(atoms: Atoms) -> np.ndarray:
+    """Return [B, 2]: the bonds of a molecule, by its start geometry and covalent radii; none of what is periodic."""
+    if atoms.pbc.any():
+        return np.zeros((0, 2), np.int64)
+    radii = covalent_radii[atoms.numbers]
+    near = atoms.get_all_distances() < BOND * (radii[:, None] + radii)
+    return np.argwhere(np.triu(near, k=1))
+
+
+def angles_of(bonds: np.ndarray) -> np.ndarray:
+    """bonds [B, 2] -> [A, 3]: pairs of bonds at one atom, which stands in the middle."""
+    partners: dict[int, list[int]] = {}
+    for a, b in bonds.tolist():
+        partners.setdefault(a, []).append(b)
+        partners.setdefault(b, []).append(a)
+    found = [(a, middle, b) for middle, ends in sorted(partners.items()) for a, b in combinations(sorted(ends), 2)]
+    return np.array(found, dtype=np.int64).reshape(-1, 3)
+
+
+def groups_of(atoms: Atoms) -> dict[str, np.ndarray]:
+    """Return name -> [K, 2] bonds or [K, 3] angles, by their elements: "C-O", "C-C-O".
+
+    C-C bonds are divided further by their surroundings: "C-C near O" where one of the two carbons is bonded to O,
+    "C-C far" where neither is bonded to anything but carbon and hydrogen though the molecule has such atoms.
+    """
+    bonds = bonds_of(atoms)
+    found: dict[str, list[tuple[int, ...]]] = {}
+    for members in [*map(tuple, bonds.tolist()), *map(tuple, angles_of(bonds).tolist())]:
+        found.setdefault(_elements(atoms, members), []).append(members)
+    hetero = {i: chemical_symbols[z] for i, z in enumerate(atoms.numbers) if z not in (1, 6)}
+    if hetero and "C-C" in found:
+        for a, b in found["C-C"]:
+            near = {hetero[j] for i, j in _both_ways(bonds) if i in (a, b) and j in hetero}
+            name = f"C-C near {', '.join(sorted(near))}" if near else "C-C far"
+            found.setdefault(name, []).append((a, b))
+    return {name: np.array(members) for name, members in sorted(found.items())}
+
+
+def elements_of_group(name: str) -> str:
+    """Return the elements of a group without its surroundings: "C-C" of "C-C near O"."""
+    return name.split(" ")[0]
+
+
+def _elements(atoms: Atoms, members: tuple[int, ...]) -> str:
+    """Return the elements of a bond or an angle, in the one of its two directions that comes first by name."""
+    names = [chemical_symbols[atoms.numbers[i]] for i in members]
+    return "-".join(min(names, names[::-1]))
+
+
+def _both_ways(bonds: np.ndarray) -> list[tuple[int, int]]:
+    pairs = bonds.tolist()
+    return [(a, b) for a, b in pairs] + [(b, a) for a, b in pairs]
