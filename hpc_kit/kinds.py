@@ -17,6 +17,7 @@ ROOMS = {
     "prepare": "hpc_kit.prepare",
     "predict": "hpc_kit.predict",
     "explain": "hpc_kit.explain",
+    "embed": "hpc_kit.embed",
     "probe": "hpc_kit.probe",
     "search": "hpc_kit.search",
     "benchmark": "hpc_kit.bench",

@@ -31,7 +31,7 @@ def explain_to(
     WorkError."""
     asked = _checked(models=[str(path) for path in models], input=[str(path) for path in inputs], **options)
     whole, target, _, notes = models_of(asked)
-    paths, _ = input_of(asked)
+    paths, _ = input_of(asked.input)
     asked = asked.model_copy(update={"input": paths})
     _make(folder, force)
 

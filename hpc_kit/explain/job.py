@@ -158,7 +158,7 @@ def works(jobs: Varied) -> Works:
         except InputError as error:
             raise document.error(("explain", "models"), str(error)) from None
         try:
-            inputs, manifest = input_of(asked)
+            inputs, manifest = input_of(asked.input)
         except InputError as error:
             raise document.error(("explain", "input"), str(error)) from None
         if manifest is not None and asked.gallery.by == "error" and asked.gallery.count:
@@ -198,7 +198,7 @@ def models_of(asked: Explain) -> tuple[list[Model], str, str, list[str]]:
             weights = [Weights(path=str(path), sha256=file_sha256(path)) for path in found.paths]
         except OSError as error:
             raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from None
-        models.append(Model(label=_new_label(name, [model.label for model in models]), cell=cell, weights=weights))
+        models.append(Model(label=new_label(name, [model.label for model in models]), cell=cell, weights=weights))
         notes += found.notes
     sums = [one.sha256 for model in models for one in model.weights]
     if len(set(sums)) < len(sums):
@@ -215,17 +215,17 @@ def models_of(asked: Explain) -> tuple[list[Model], str, str, list[str]]:
     return models, target, found.pop(), notes
 
 
-def _new_label(name: str, taken: list[str]) -> str:
+def new_label(name: str, taken: list[str]) -> str:
     """Return a label that is a file's name too: the model's, and a number where that is taken."""
     name = "".join(c if c.isalnum() or c in "._-" else "-" for c in name)
     labels = (name if n == 1 else f"{name}-{n}" for n in range(1, len(taken) + 2))
     return next(label for label in labels if label not in taken)
 
 
-def input_of(asked: Explain) -> tuple[list[str], Manifest | None]:
+def input_of(given: list[str]) -> tuple[list[str], Manifest | None]:
     """Return whole paths of the input, and the manifest where it is a shard set. Raises InputError."""
-    paths = [user_path(path) for path in asked.input]
-    if asked.input == [SAMPLE] and not paths[0].exists():
+    paths = [user_path(path) for path in given]
+    if given == [SAMPLE] and not paths[0].exists():
         paths = [shipped_folder("embedded") / "qm9_sample"]
     if gone := [path for path in paths if not path.exists()]:
         raise InputError(f"{gone[0]}: no such file or folder")

@@ -80,24 +80,8 @@ class Study:
         return found
 
     def _pieces(self, explainer: Explainer, workers: int) -> Iterator[tuple]:
-        asked, whole = self.explain, self.explain.limit is None
-        size, wanted = asked.piece, lambda number, key: True
-        if self.only is not None:
-            wanted = lambda number, key: number in self.only  # noqa: E731
-        elif not whole:
-            count = -(-asked.limit // size)  # pieces of equal size
-            size = -(-asked.limit // count)
-        predictor = explainer.predictor
-        pieces = open_inputs(asked.input, predictor.units, predictor.graph, size)
-        for number, key, arrays, rejects in pieces.load(workers, wanted):
-            only = None if self.only is None else self.only[number]
-            if self.only is None and not whole:
-                if number * size >= asked.limit:
-                    return
-                only = np.arange(asked.limit - number * size)
-            if arrays is not None and only is not None:
-                only = only[only < len(arrays.ids)]
-            yield number, key, arrays, rejects, only
+        asked = self.explain
+        return pieces_of(asked.input, asked.limit, asked.piece, self.only, explainer.predictor, workers)
 
     def _part(self, explainer: Explainer, number: int, key: str, arrays, rejects, only) -> dict[str, Any]:
         """Return the sidecar of a piece's part, which is made unless it is there and whole."""
@@ -150,14 +134,7 @@ class Study:
             if gone := [id for id in named if id not in place]:
                 raise _no_such(gone, asked.input)
             rows = np.array([place[id] for id in named])
-        if asked.limit is None or asked.limit >= self.manifest.graphs:
-            return None
-        drawn = np.random.default_rng(asked.seed).permutation(self.manifest.graphs)
-        drawn = np.concatenate([rows, drawn[~np.isin(drawn, rows)]])[: max(asked.limit, len(rows))]
-        ends = np.cumsum([shard.graphs for shard in self.manifest.shards])
-        shard = np.searchsorted(ends, drawn, side="right")
-        first = np.concatenate([[0], ends])[shard]
-        return {int(n): np.sort(drawn[shard == n] - first[shard == n]) for n in np.unique(shard)}
+        return drawn_from(self.manifest, asked.limit, asked.seed, rows)
 
     def finish(self, done: list[Done]) -> dict[str, Any]:
         """Return what metrics.json holds; write tables and pictures."""
@@ -250,6 +227,50 @@ class Study:
                 raise InputError("gallery by error: the input states no true values to compare with")
             names = [id for _, id in sorted(ranked, key=lambda pair: -pair[0])[: asked.count]]
         return gallery(names, [(one.explainer, one.parts) for one in done], self.folder / "pictures", asked.forms)
+
+
+def drawn_from(
+    manifest: Manifest, limit: int | None, seed: int, first: np.ndarray | None = None
+) -> dict[int, np.ndarray] | None:
+    """Return number of a shard -> which of its structures, sorted, of `limit` drawn at random, the rows `first` among
+    them; None where all are wanted."""
+    if limit is None or limit >= manifest.graphs:
+        return None
+    rows = np.empty(0, np.int64) if first is None else first
+    drawn = np.random.default_rng(seed).permutation(manifest.graphs)
+    drawn = np.concatenate([rows, drawn[~np.isin(drawn, rows)]])[: max(limit, len(rows))]
+    ends = np.cumsum([shard.graphs for shard in manifest.shards])
+    shard = np.searchsorted(ends, drawn, side="right")
+    start = np.concatenate([[0], ends])[shard]
+    return {int(n): np.sort(drawn[shard == n] - start[shard == n]) for n in np.unique(shard)}
+
+
+def pieces_of(
+    paths: list[str],
+    limit: int | None,
+    size: int,
+    only: dict[int, np.ndarray] | None,
+    predictor: Predictor,
+    workers: int,
+) -> Iterator[tuple]:
+    """Yield of each piece of the input its number, key, arrays with edges (None: all rejected), rejects, and which of
+    its structures are wanted (None: all): those of `only` (drawn_from), else the first `limit`."""
+    wanted = lambda number, key: True  # noqa: E731
+    if only is not None:
+        wanted = lambda number, key: number in only  # noqa: E731
+    elif limit is not None:
+        count = -(-limit // size)  # pieces of equal size
+        size = -(-limit // count)
+    pieces = open_inputs(paths, predictor.units, predictor.graph, size)
+    for number, key, arrays, rejects in pieces.load(workers, wanted):
+        some = None if only is None else only[number]
+        if only is None and limit is not None:
+            if number * size >= limit:
+                return
+            some = np.arange(limit - number * size)
+        if arrays is not None and some is not None:
+            some = some[some < len(arrays.ids)]
+        yield number, key, arrays, rejects, some
 
 
 def _no_such(gone: list[str], inputs: list[str]) -> InputError:
