@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from ase.data import chemical_symbols
 
+from hpc_kit.embed.chemistry import drawings, has_rdkit
 from hpc_kit.embed.features import Features
 from hpc_kit.embed.job import Embed, Learner
 from hpc_kit.embed.maps import Mapped
-from hpc_kit.embed.molecules import drawings, has_rdkit
 from hpc_kit.files import atomic_path, digest_of, write_atomically
 from hpc_kit.spec.errors import WorkError
 from hpc_kit.spec.split import PARTS

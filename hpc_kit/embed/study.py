@@ -12,10 +12,10 @@ import numpy as np
 from hpc_kit.data.manifest import FILE_NAME, read_manifest
 from hpc_kit.data.rejects import commonest
 from hpc_kit.data.sampling import Limits
+from hpc_kit.embed.chemistry import fingerprints, has_rdkit
 from hpc_kit.embed.features import Embedder, Features, join, read_features, write_features
 from hpc_kit.embed.job import Embed, Learner
 from hpc_kit.embed.maps import Mapped, maps_of, need_maps
-from hpc_kit.embed.molecules import fingerprints, has_rdkit
 from hpc_kit.embed.output import write_map, write_tables
 from hpc_kit.embed.roughness import rank_correlation, roughness
 from hpc_kit.explain.study import drawn_from, pieces_of

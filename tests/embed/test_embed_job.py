@@ -13,10 +13,10 @@ import torch
 from some_graphs import rattled
 
 from hpc_kit.data.batches import GraphStore
+from hpc_kit.embed.chemistry import drawing, fingerprints, molecule
 from hpc_kit.embed.features import read_features
 from hpc_kit.embed.job import Umap, told_lines
 from hpc_kit.embed.maps import distinct_rows, maps_of, pca, trust
-from hpc_kit.embed.molecules import drawing, fingerprints, molecule
 from hpc_kit.plan import make_plan
 from hpc_kit.predict.predictor import Predictor
 from hpc_kit.report.summary import summarize
