@@ -292,15 +292,18 @@ def restarted(place: Here, epochs: int) -> float:
         return sum(path.read_text().count('"started"') for path in run.glob("tasks/*/trials.jsonl"))
 
     first = start(argv)
-    wait_for(lambda: starts() >= 4)
-    time.sleep(3)
-    stop(first)
+    try:
+        wait_for(lambda: starts() >= 4)
+        time.sleep(3)
+    finally:
+        stop(first)
     before, began = starts(), time.time()
     second = start(argv)
-    wait_for(lambda: starts() > before)
-    waited = time.time() - began
-    stop(second)
-    return waited
+    try:
+        wait_for(lambda: starts() > before)
+        return time.time() - began
+    finally:
+        stop(second)
 
 
 def draw(found: dict[str, Group], path: Path) -> None:
