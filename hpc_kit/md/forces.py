@@ -48,6 +48,12 @@ class ModelForces:
             energies[self._lost], forces[self._lost[self._owner]] = np.nan, np.nan
         return energies, forces
 
+    def features(self, systems: Systems) -> np.ndarray:
+        """Return [N, F]: what the last layer of the model (of an ensemble, of the first) sees of each atom."""
+        batch = self.predictor.ready(self.batch(systems))
+        with torch.no_grad():
+            return self.predictor.members[0].model.embed(batch).double().cpu().numpy()
+
     def forget(self) -> None:
         """Do nothing: each step depends on the positions alone."""
 

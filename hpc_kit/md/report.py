@@ -13,6 +13,7 @@ from hpc_kit.md.drift import SHORT_PS, curve_of, measures_of
 from hpc_kit.md.forces import ModelForces
 from hpc_kit.md.leg import Leg
 from hpc_kit.md.molecules import bonds_of, groups_of
+from hpc_kit.md.novelty import FeatureRange
 from hpc_kit.md.reference import Reference, errors_on
 from hpc_kit.md.training import ELEMENTS, Range
 from hpc_kit.plan import Task
@@ -76,6 +77,7 @@ def _field(leg: Leg, seen: Range | None) -> dict[str, Any]:
         leg.systems.counts if len(leg.systems) else np.zeros(0),
         sum(map(len, leg.molecules)) * asked.replicas,
     )
+    novelty = FeatureRange(leg.forces, seen) if seen is not None and leg.name == "model" else None
     found = {
         "name": leg.name,
         "calculator": "GFN2-xTB" if leg.name == "xtb" else leg.forces.predictor.spec.name,
@@ -104,6 +106,7 @@ def _field(leg: Leg, seen: Range | None) -> dict[str, Any]:
                 "first_end_ps": None if first is None else first / 1000,
                 "distances": int(leg.guard.looked[number]),
                 "outside": int(leg.guard.outside[number]),
+                "features_outside": novelty and novelty.outside(start, frames["pos"]),
                 **measures_of(frames, start, asked.timestep_fs),
                 "curve": curve_of(frames, asked.timestep_fs, len(start)) if len(frames) else {},
                 "last": frames["pos"][-1].round(4).tolist() if len(frames) else None,

@@ -75,6 +75,7 @@ class _Run:
             leg = self._leg(name, names, seen if name == "model" else None)
             leg.run(lambda step, took, leg=leg: self._tick(leg, step, took))
             self.done += leg.total
+            self.directory.write_progress(self.done, *self.work.amount())
             self._write(leg)
             legs.append(leg)
             if name == "xtb" and work.dynamics.reference == "xtb":

@@ -75,10 +75,22 @@ def _print(console: Console, title: str, columns: tuple[str, ...], rows: list[li
     console.print(table)
 
 
-MOVED = ("forces", "molecule", "replicas", "ended", "first end", "drift", "T, K", "unseen", "steps/s", "ns/day")
+MOVED = (
+    "forces",
+    "molecule",
+    "replicas",
+    "ended",
+    "first end",
+    "drift",
+    "T, K",
+    "new r",
+    "new f",
+    "steps/s",
+    "ns/day",
+)
 MEANINGS = (
-    "ended: replicas that ended early. drift: of the total energy, meV/atom/ps, with its 95 % interval. unseen:"
-    " distances that the training never saw."
+    "ended: replicas that ended early. drift: of the total energy, meV/atom/ps, with its 95 % interval. new r:"
+    " distances that the training never saw. new f: features of the model's last layer outside of the training's."
 )
 
 
@@ -99,6 +111,7 @@ def moved(made: Row) -> list[list[str]]:
                     drift_text(one["drift"]),
                     f"{heat['mean']:.0f} ± {heat['sd']:.0f}" if heat else "-",
                     share,
+                    number(one["features_outside"], ".2%"),
                     number(field["steps_per_s"], ".1f"),
                     number(field["ns_per_day"], ".3g"),
                 ]

@@ -11,6 +11,7 @@ from hpc_kit.data.shards import Arrays
 BIN = 0.05  # Angstrom
 FARTHEST = 10.0
 MOST = 20_000  # structures that are looked at, evenly over the set
+MOST_SAMPLES = 300  # structures whose features are looked at
 ELEMENTS = 128
 _BINS = round(FARTHEST / BIN)
 
@@ -20,13 +21,14 @@ class Range:
     """The distances between pairs of elements in molecules up to FARTHEST: which bins were seen, and the shortest.
 
     seen: [ELEMENTS², _BINS] bool by pair_of, shortest [ELEMENTS²] Angstrom (inf: none); structures: how many were
-    looked at; of: what they are, for people.
+    looked at; of: what they are, for people; samples: z [n] and pos [F, n, 3] of some of them.
     """
 
     of: str
     structures: int = 0
     seen: np.ndarray = field(default_factory=lambda: np.zeros((ELEMENTS**2, _BINS), bool))
     shortest: np.ndarray = field(default_factory=lambda: np.full(ELEMENTS**2, np.inf))
+    samples: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
 
     def add(self, z: np.ndarray, pos: np.ndarray) -> None:
         """Learn from frames of one molecule: z [n], pos [F, n, 3] Angstrom."""
@@ -39,6 +41,8 @@ class Range:
             np.minimum.at(self.shortest, pairs, distance.min(axis=0))
             self.seen[np.broadcast_to(pairs, distance.shape), bins_of(distance)] = True
         self.structures += len(pos)
+        if sum(len(sample) for _, sample in self.samples) < MOST_SAMPLES:
+            self.samples.append((z, evenly(pos, MOST_SAMPLES)))
 
     def described(self) -> list[str]:
         """Return the shortest distance of each pair of elements, in words."""
@@ -47,6 +51,11 @@ class Range:
             a, b = divmod(pair, ELEMENTS)
             found.append(f"{chemical_symbols[a]}-{chemical_symbols[b]} {self.shortest[pair]:.2f}")
         return found
+
+
+def evenly(frames: np.ndarray, most: int) -> np.ndarray:
+    """Return at most `most` of the frames, from the first to the last."""
+    return frames[np.unique(np.linspace(0, len(frames) - 1, min(most, len(frames))).astype(int))]
 
 
 def pair_of(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -128,6 +128,9 @@ def test_transfer_is_judged_against_xtb_beside_an_untrained_model(trained, tmp_p
         assert row["ended"] or set(row["groups"]) == set(found["reference_groups"][row["molecule"]])
     unseen = {m["name"]: m["outside"] for f in found["fields"] if f["name"] == "model" for m in f["molecules"]}
     assert unseen["n-propanol"] > unseen["ethanol"]
+    new = {m["name"]: m["features_outside"] for f in found["fields"][1:2] for m in f["molecules"]}
+    assert 0 <= new["ethanol"] < new["n-propanol"] <= 1
+    assert task.read_progress()["done"] == task.read_progress()["total"]
     titles = [section.title for section in sections_of(found, "seed=0")]
     assert "Transfer" in titles and "Bonds and angles, forces of xtb" in titles
     write_page(task.run, tmp_path / "page.html", False)
