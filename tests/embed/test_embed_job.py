@@ -6,24 +6,29 @@ import json
 import time
 from pathlib import Path
 
+import ase.io
 import h5py
 import numpy as np
 import pytest
 import torch
+from ase.build import molecule as built
 from some_graphs import rattled
 
 from hpc_kit.data.batches import GraphStore
 from hpc_kit.embed.chemistry import drawing, fingerprints, molecule
-from hpc_kit.embed.features import read_features
+from hpc_kit.embed.features import Embedder, read_features
 from hpc_kit.embed.job import Umap, told_lines
 from hpc_kit.embed.maps import distinct_rows, maps_of, pca, trust
+from hpc_kit.models import build_model
 from hpc_kit.plan import make_plan
-from hpc_kit.predict.predictor import Predictor
+from hpc_kit.predict.inputs import open_inputs
+from hpc_kit.predict.predictor import BATCH, Predictor
 from hpc_kit.report.summary import summarize
 from hpc_kit.runs.create import create_run
 from hpc_kit.runs.layout import TaskDir
 from hpc_kit.spec.errors import InputError, Preempted
 from hpc_kit.spec.job import load_job
+from hpc_kit.spec.models import Foreign
 from hpc_kit.spec.site import load_site
 from hpc_kit.task import run_task
 
@@ -110,6 +115,25 @@ def test_features_of_a_model_are_kept_by_the_next_attempt(job, tmp_path, monkeyp
     assert json.loads(task.metrics.read_text())["structures"] == 10
 
 
+class Bare(torch.nn.Module):
+    """A module of one's own that has no embed and no head."""
+
+    def forward(self, data):
+        return torch.zeros(len(data.ptr) - 1, 1)
+
+
+def test_own_module_without_embed_is_told(energy_run):
+    predictor = Predictor.load(energy_run.path)
+    spec = Foreign(**{"import": "test_embed_job:Bare"})
+    predictor.members[0].model = build_model(spec, predictor.graph)
+    predictor.spec = spec
+    embedder = Embedder(predictor, ["energy"], "readout", BATCH, False)
+    atoms = rattled(built("CH3CH2OH"), 0)
+    arrays = next(open_inputs([atoms], predictor.units, predictor.graph).load())[2]
+    with pytest.raises(InputError, match="has no embed and no head, which this kind of work needs"):
+        embedder.of_arrays(arrays, [], None)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -128,9 +152,6 @@ def test_job_that_cannot_be_done_is_refused_at_submission(job, tmp_path, overrid
 
 
 def test_structures_of_files_without_true_values(job, tmp_path):
-    import ase.io
-    from ase.build import molecule as built
-
     ase.io.write(tmp_path / "m.extxyz", [rattled(built("CH3CH2OH"), seed) for seed in range(6)])
     task = planned(job, tmp_path / "run", f"embed.input={tmp_path}/m.extxyz")
     with pytest.raises(InputError, match="the input states no true energy; roughness: null leaves it out"):
