@@ -94,8 +94,9 @@ class Study:
         """Return what metrics.json holds; write tables and what the page shows. `between`: called between models."""
         parts = self._parts(found[0].ids)
         mapped = []
-        for one in found:
+        for model, one in zip(self.models, found, strict=True):
             mapped.append(maps_of(one.features, self.embed.umap))
+            print(f"{model.label}: mapped", flush=True)
             between()
         models = [self._told(*each, parts) for each in zip(self.models, found, mapped, strict=True)]
         rows = []
@@ -185,6 +186,7 @@ class Study:
                 for kind in kinds:
                     made = roughness(found[i].features[known], truth[known], kind, **options)
                     rows.append(self._row(models[i]["label"], models[i]["width"], name, kind, made))
+                    print(f"{models[i]['label']}: roughness of {name}, {kind}", flush=True)
                 between()
             if bits is not None:
                 good = np.isfinite(truth[of])
