@@ -93,6 +93,7 @@ DOORS_OF_ROOMS = {
     ("hpc_kit.cli.explain", "hpc_kit.explain.command"),
     ("hpc_kit.cli.predict", "hpc_kit.predict.command"),
     ("hpc_kit.cli.search", "hpc_kit.search.show"),
+    ("hpc_kit.search.results", "hpc_kit.bench.pareto"),
 }
 
 

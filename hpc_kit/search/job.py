@@ -149,6 +149,9 @@ def _try(work: Work, base: Document, document: Document) -> None:
         space = work.space()
     except SpaceError as error:
         raise document.error(("search", "space", *error.key), str(error)) from None
+    if (pruning := work.search.pruning) is not None and pruning.warmup >= (longest := _most_epochs(space)):
+        said = f"is {pruning.warmup}, and no trial has more than {longest} epochs: nothing would be pruned"
+        raise document.error(("search", "pruning", "warmup"), said)
     for place, point in enumerate(work.search.points):
         if point in work.search.points[:place]:
             raise document.error(("search", "points", place), "is there twice")
@@ -165,6 +168,11 @@ def _try(work: Work, base: Document, document: Document) -> None:
             what = f"{name}={value}" if name else in_words(values)
             said = _message(str(error), values)
             raise document.error(key, f"{what} cannot be: {said}") from None
+
+
+def _most_epochs(space: Space) -> int:
+    searched = [max(one.domain.corners()) for one in space.parameters if one.key == "train.epochs"]
+    return max([space.base["train"]["epochs"], *searched])
 
 
 def _one(base: Document, values: dict[str, Any]) -> Iterator[tuple[AnyJob, Document]]:

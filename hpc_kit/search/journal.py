@@ -12,7 +12,7 @@ from hpc_kit.files import append_line, drop_torn_line, write_json
 from hpc_kit.plan import Task
 from hpc_kit.runs.layout import TaskDir
 from hpc_kit.runs.records import read_lines
-from hpc_kit.search.records import ENDS, Trial, read_trials, trials_file
+from hpc_kit.search.records import ENDS, Trial, kind_of, read_trials, trials_file
 from hpc_kit.search.results import read_search, write_csv
 from hpc_kit.search.trial_run import TrialRun
 
@@ -26,7 +26,7 @@ class Journal:
         drop_torn_line(self._file)
         lines = read_lines(self._file)
         self.before: list[Trial] = read_trials(directory.path)
-        self._losses = Counter((x["number"], _kind(x["reason"])) for x in lines if x.get("state") == "lost")
+        self._losses = Counter((x["number"], kind_of(x["reason"])) for x in lines if x.get("state") == "lost")
         self._best: dict[str, Any] | None = None
         self.ended = 0
         for trial in self.before:
@@ -68,7 +68,7 @@ class Journal:
         said = {"state": state, "reason": reason, "objectives": objectives, "epochs": epochs}
         self._write({"number": number, "event": "ended", **said})
         if state == "lost":
-            self._losses[number, _kind(reason)] += 1
+            self._losses[number, kind_of(reason)] += 1
         if task is not None and not twin:
             self._run.end(task.id, state, reason)
         if state in ENDS:
@@ -77,7 +77,7 @@ class Journal:
 
     def losses(self, number: int, reason: str) -> int:
         """Return how often a trial was lost for such a reason, in all attempts."""
-        return self._losses[number, _kind(reason)]
+        return self._losses[number, kind_of(reason)]
 
     def optimizer(self, asked: int, cpu_s: float, wall_s: float) -> None:
         """What the optimiser took."""
@@ -97,29 +97,7 @@ class Journal:
     def write_metrics(self) -> None:
         """Write metrics.json and search.csv of a search that has spent its budget."""
         write_csv(self._out)
-        search = read_search(self._out, self._task)
-        best = search.best
-        write_json(
-            self._out.metrics,
-            {
-                "best": None
-                if best is None
-                else {
-                    "number": best.number,
-                    "id": best.id,
-                    "values": best.values,
-                    "error": best.error,
-                    "unit": self._unit,
-                },
-                "trials": len(search.trials),
-                "states": search.states,
-                "reasons": {kind: len(trials) for kind, trials in search.failures.items()},
-                "pareto": [trial.number for trial in search.pareto],
-                "worker_idle": search.idle,
-                "optimizer_cpu_s": search.optimizer_s,
-                "wall_s": search.wall_s,
-            },
-        )
+        write_json(self._out.metrics, read_search(self._out, self._task).numbers())
 
     def _count(self, objectives: dict[str, float] | None) -> None:
         self.ended += 1
@@ -155,8 +133,3 @@ class Clocks:
         for rank in list(self._states):
             self.turn(rank, None)
         return {f"{state}_s": round(self.seconds[state], 3) for state in ("starting", "idle", "busy", "spare")}
-
-
-def _kind(reason: str) -> str:
-    """Return what reasons of one kind begin with: "out of memory", of "out of memory: the kernel ended it"."""
-    return reason.split(":")[0]

@@ -1,8 +1,9 @@
 """Messages between the rank that manages a search and those that work for it: lines of JSON over TCP.
 
 Not MPI, under which the death of one rank ends all, and not the store of train/rendezvous.py, which tells nobody that
-a client is gone (docs/search.md). Rank 0 writes down where it listens, with a random word in two halves: a worker
-proves itself with the first, and is answered with the second, so that the file of an earlier attempt fools nobody.
+a client is gone (docs/search-ranks.md). Rank 0 writes down where it listens, with a random word in two halves: a
+worker proves itself with the first, and is answered with the second, so that the file of an earlier attempt fools
+nobody.
 """
 
 import contextlib

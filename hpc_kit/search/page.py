@@ -10,7 +10,7 @@ from hpc_kit.search import drawings
 from hpc_kit.search.compare import Group, against_time, against_trials, comparison, groups
 from hpc_kit.search.importance import LEAST, importances
 from hpc_kit.search.records import Trial
-from hpc_kit.search.results import Search, error_of, flat, front
+from hpc_kit.search.results import Search, flat, front
 from hpc_kit.search.summary import compared_rows, counted, searches_of
 from hpc_kit.spec.errors import InputError
 from hpc_kit.svg import Section
@@ -45,7 +45,7 @@ def _searches(group: Group, title: str) -> Section:
     """What each search came to, and how busy its workers were."""
     rows = []
     for search in group.searches:
-        best = in_unit(error_of(search.best), group.unit) if search.best else "-"
+        best = in_unit(search.best.error, group.unit) if search.best else "-"
         idle = "-" if search.idle is None else f"{search.idle:.1%}"
         optimizer = "-" if search.optimizer_s is None else f"{search.optimizer_s:.3f} s"
         work = (f"{search.wall_s:.0f} s", str(search.workers), idle, optimizer)
@@ -58,13 +58,13 @@ def _searches(group: Group, title: str) -> Section:
 def _history(group: Group, title: str) -> Section:
     """Each trial's error by number, and the best ones in a table."""
     series = [
-        (side, [(t.number, error_of(t), _text(search, t)) for t in sorted(search.done, key=lambda t: t.number)])
+        (side, [(t.number, t.error, _text(search, t)) for t in sorted(search.done, key=lambda t: t.number)])
         for side, searches in group.sides.items()
         for search in searches
         if search.done
     ]
     figures = [drawings.history(series, f"error / {group.unit}")] if series else []
-    best = sorted(((error_of(t), s, t) for s in group.searches for t in s.done), key=lambda item: item[0])[:TOP]
+    best = sorted(((t.error, s, t) for s in group.searches for t in s.done), key=lambda item: item[0])[:TOP]
     rows = [[in_unit(e, group.unit), s.label, str(t.number), t.by, _values_text(t)] for e, s, t in best]
     columns = ("error", "search", "trial", "asked by", "values")
     return Section(f"Trials{title}", f"The best {len(rows)} in the table.", figures, columns, rows)
@@ -124,11 +124,11 @@ def _pareto(group: Group, title: str) -> Section | None:
     where = {id(t): s for s in group.searches for t in s.done}
     trials = [t for s in group.searches for t in s.done if t.objectives["epoch_s"] is not None]
     best = front(trials)
-    points = [(t.objectives["epoch_s"], error_of(t), _text(where[id(t)], t)) for t in trials]
+    points = [(t.objectives["epoch_s"], t.error, _text(where[id(t)], t)) for t in trials]
     places = [next(n for n, t in enumerate(trials) if t is one) for one in best]
     figure = drawings.pareto(points, places, "seconds an epoch", f"error / {group.unit}")
     rows = [
-        [in_unit(error_of(t), group.unit), f"{t.objectives['epoch_s']:.3g} s", where[id(t)].label, str(t.number)]
+        [in_unit(t.error, group.unit), f"{t.objectives['epoch_s']:.3g} s", where[id(t)].label, str(t.number)]
         + [_values_text(t)]
         for t in best
     ]
@@ -153,11 +153,11 @@ def _failures(group: Group, title: str) -> Section | None:
 
 def _rows(group: Group) -> list[tuple[dict[str, Any], float, str]]:
     """Return values, error and text of each trial that was done."""
-    return [(flat(t.values), error_of(t), _text(s, t)) for s in group.searches for t in s.done]
+    return [(flat(t.values), t.error, _text(s, t)) for s in group.searches for t in s.done]
 
 
 def _text(search: Search, trial: Trial) -> str:
-    return f"trial {trial.number} ({search.label}): {in_unit(error_of(trial), search.unit)}; {_values_text(trial)}"
+    return f"trial {trial.number} ({search.label}): {in_unit(trial.error, search.unit)}; {_values_text(trial)}"
 
 
 def _values_text(trial: Trial) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 from hpc_kit.runs.records import Record, read_lines
 
 ENDS = ("done", "pruned", "failed")
-OBJECTIVES = ("error", "epoch_s")
 
 
 class Line(Record, total=False):
@@ -100,14 +99,6 @@ def _end(trial: Trial, line: dict[str, Any]) -> None:
         trial.state = "waiting"
 
 
-def pareto(trials: list[Trial]) -> list[int]:
-    """Return the numbers of the trials that no other beats: none is at least as good in every objective and better
-    in one."""
-    scored = [trial for trial in trials if trial.objectives is not None]
-    points = {trial.number: [trial.objectives[name] for name in OBJECTIVES] for trial in scored}
-    return [number for number, mine in points.items() if not any(_beats(other, mine) for other in points.values())]
-
-
-def _beats(other: list[float], mine: list[float]) -> bool:
-    pairs = list(zip(other, mine, strict=True))
-    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+def kind_of(reason: str) -> str:
+    """Return what reasons of one kind begin with: "out of memory", of "out of memory: the kernel ended it"."""
+    return reason.partition(":")[0]

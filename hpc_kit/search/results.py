@@ -6,15 +6,16 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from hpc_kit.bench import pareto
 from hpc_kit.files import atomic_path
 from hpc_kit.plan import Task
 from hpc_kit.runs.layout import RunDir, TaskDir, task_directory
-from hpc_kit.search.records import ENDS, Trial, pareto, read_events, read_trials
+from hpc_kit.search.records import ENDS, Trial, kind_of, read_events, read_trials
 from hpc_kit.search.space import Range, Space
 
 TABLE = "search.csv"
@@ -79,11 +80,11 @@ class Search:
     @cached_property
     def done(self) -> list[Trial]:
         """The trials that were done with a finite error, in the order in which they ended."""
-        return [trial for trial in self.ended if trial.state == "done" and _finite(trial)]
+        return [trial for trial in self.ended if _counts(trial)]
 
     @property
     def best(self) -> Trial | None:
-        return min(self.done, key=error_of, default=None)
+        return min(self.done, key=lambda trial: trial.error, default=None)
 
     @property
     def states(self) -> dict[str, int]:
@@ -91,11 +92,11 @@ class Search:
 
     @property
     def failures(self) -> dict[str, list[Trial]]:
-        """Kind of reason, what stands before its colon -> the trials that failed for it, the commonest first."""
+        """Kind of reason -> the trials that failed for it, the commonest first."""
         found: dict[str, list[Trial]] = {}
         for trial in self.trials:
             if trial.state == "failed":
-                found.setdefault(trial.reason.partition(":")[0], []).append(trial)
+                found.setdefault(kind_of(trial.reason), []).append(trial)
         return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
     @property
@@ -105,14 +106,14 @@ class Search:
 
     def errors(self, budget: int) -> list[float]:
         """Return the errors of those done among the first `budget` trials that ended."""
-        return [error_of(trial) for trial in self.ended[:budget] if trial.state == "done" and _finite(trial)]
+        return [trial.error for trial in self.ended[:budget] if _counts(trial)]
 
     def best_so_far(self, budget: int) -> list[float]:
         """Return the least error after each of the first `budget` trials that ended; inf before any was done."""
         best, found = math.inf, []
         for trial in self.ended[:budget]:
-            if trial.state == "done" and _finite(trial):
-                best = min(best, error_of(trial))
+            if _counts(trial):
+                best = min(best, trial.error)
             found.append(best)
         return found
 
@@ -158,6 +159,23 @@ class Search:
         asked = sum(event["asked"] for event in told)
         return sum(event["cpu_s"] for event in told) / asked if asked else None
 
+    def numbers(self) -> dict[str, Any]:
+        """Return what came of the search so far: metrics.json, and what `report` says of it."""
+        best, found = self.best, None
+        if best is not None:
+            found = {"number": best.number, "id": best.id, "values": flat(best.values)}
+            found |= {"error": best.error, "unit": self.unit}
+        return {
+            "best": found,
+            "trials": len(self.trials),
+            "states": self.states,
+            "reasons": {kind: len(trials) for kind, trials in self.failures.items()},
+            "pareto": [trial.number for trial in self.pareto],
+            "worker_idle": self.idle,
+            "optimizer_cpu_s": self.optimizer_s,
+            "wall_s": self.wall_s,
+        }
+
     def rows(self) -> list[dict[str, Any]]:
         """Return a row a trial with every column, empty ones as None."""
         found = []
@@ -197,15 +215,10 @@ def _columns(space: Space) -> Iterator[str]:
             yield parameter.key
 
 
-def error_of(trial: Trial) -> float:
-    return trial.objectives["error"]
-
-
 def front(trials: Sequence[Trial]) -> list[Trial]:
     """Return those of `trials`, of several searches too, that no other beats in both objectives, by error."""
-    timed = [trial for trial in trials if trial.objectives["epoch_s"] is not None]
-    best = set(pareto([replace(trial, number=place) for place, trial in enumerate(timed)]))
-    return sorted((trial for place, trial in enumerate(timed) if place in best), key=error_of)
+    timed = {place: trial for place, trial in enumerate(trials) if trial.objectives["epoch_s"] is not None}
+    return [timed[place] for place in pareto.front({n: (t.error, t.objectives["epoch_s"]) for n, t in timed.items()})]
 
 
 def write_csv(folder: TaskDir | Path) -> Path:
@@ -235,5 +248,6 @@ def _cell(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, dict | list | tuple) else "" if value is None else value
 
 
-def _finite(trial: Trial) -> bool:
-    return trial.objectives is not None and math.isfinite(error_of(trial))
+def _counts(trial: Trial) -> bool:
+    """Tell whether a trial was done with a finite error."""
+    return trial.state == "done" and trial.error is not None and math.isfinite(trial.error)

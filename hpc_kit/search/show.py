@@ -1,7 +1,8 @@
 """What `hpc_kit search` shows and writes: the table of trials, search.csv, the best trial as a job file. The login
 side."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hpc_kit.files import is_of_disk, write_atomically
 from hpc_kit.runs.layout import RunDir
 from hpc_kit.search import winner
 from hpc_kit.search.results import Search, write_table
@@ -71,21 +73,18 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
 
 def write_rows(searches: Sequence[Search], path: Path, force: bool) -> str:
     """Write all trials as CSV; return what to tell. Raises InputError, WorkError."""
-    if path.exists() and not force:
-        raise InputError(f"{path}: exists; --force replaces it")
-    try:
+    with _written(path, force):
         return f"{path}: {write_table(searches, path)} trials"
-    except OSError as error:
-        kind = WorkError if path.absolute().parent.is_dir() else InputError
-        raise kind(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def write_best(run: RunDir, searches: Sequence[Search], path: Path, repeat: int | None, force: bool) -> list[str]:
     """Write the best trial as a job file, with `repeat` fresh seeds where given; return what to tell."""
     search, trial, of = winner.winner(searches)
     seeds = winner.fresh_seeds(searches, repeat) if repeat else None
-    winner.write_job(path, winner.job_of(search, trial, run.read_plan().name, of, seeds), force)
-    error = in_unit(trial.objectives["error"], search.unit)
+    job = winner.job_of(search, trial, run.read_plan().name, of, seeds)
+    with _written(path, force):
+        write_atomically(path, job.encode())
+    error = in_unit(trial.error, search.unit)
     lines = [f"{path}: trial {trial.number} of {search.label}, error {error}"]
     if repeat:
         again = f"'hpc_kit search {run.path} --repeats ITS_RUN'"
@@ -96,6 +95,19 @@ def write_best(run: RunDir, searches: Sequence[Search], path: Path, repeat: int 
 def said_of_repeats(searches: Sequence[Search], run: RunDir) -> dict[str, Any]:
     """Return what a run of repeats says of the best trial. Raises InputError."""
     return winner.repeats(*winner.winner(searches), run)
+
+
+@contextlib.contextmanager
+def _written(path: Path, force: bool) -> Iterator[None]:
+    """Write the file `path` in this block. Raises InputError where it is there and `force` is not given, or cannot be
+    written; WorkError where the disk fails."""
+    if path.exists() and not force:
+        raise InputError(f"{path}: exists; --force replaces it")
+    try:
+        yield
+    except OSError as error:
+        kind = WorkError if is_of_disk(error) else InputError
+        raise kind(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def _value(value: Any) -> str:

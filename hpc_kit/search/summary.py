@@ -11,7 +11,7 @@ from hpc_kit.plan import Task
 from hpc_kit.runs.layout import RunDir
 from hpc_kit.runs.status import TaskStatus
 from hpc_kit.search.compare import comparison, groups
-from hpc_kit.search.results import Search, error_of, flat, read_search
+from hpc_kit.search.results import Search, read_search
 from hpc_kit.text import in_unit
 
 MOST_REASONS = 5
@@ -28,7 +28,7 @@ def summarize(
     """Return what is said of each search, and of the strategies where there are several."""
     searches = searches_of(run, tasks)
     rows = [_row(search, states[search.task.id].state, spent.get(search.task.id)) for search in searches]
-    several = [group for group in groups(searches) if len(group.sides) > 1]
+    several = [group for group in groups(searches) if len(group.sides) > 1 and group.budget]
     return {"searches": rows, "comparisons": [comparison(group) for group in several]}
 
 
@@ -44,14 +44,14 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
             Text(row["label"]),
             row["state"],
             counted(row["states"]),
-            in_unit(row["best"]["error"], row["unit"]) if row["best"] else "-",
-            _number(row["idle"], "{:.1%}"),
-            _number(row["optimizer_s"], "{:.3f}"),
+            in_unit(row["best"]["error"], row["best"]["unit"]) if row["best"] else "-",
+            _number(row["worker_idle"], "{:.1%}"),
+            _number(row["optimizer_cpu_s"], "{:.3f}"),
             *([_number(row["charge"], "{:.3g}")] if charge else []),
         )
     console.print(table)
     for row in summary["searches"]:
-        for reason, count in list(row["failures"].items())[:MOST_REASONS]:
+        for reason, count in list(row["reasons"].items())[:MOST_REASONS]:
             _say(console, f"{row['label']}: {count} failed: {reason}")
     for found in summary["comparisons"]:
         console.print(_compared(found))
@@ -89,23 +89,12 @@ def _compared(found: dict[str, Any]) -> Table:
 
 
 def _row(search: Search, state: str, charge: float | None) -> dict[str, Any]:
-    best, found = search.best, None
-    if best is not None:
-        found = {"number": best.number, "id": best.id, "values": flat(best.values), "error": error_of(best)}
     return {
         "id": search.task.id,
         "label": search.label,
         "state": state,
         "strategy": search.strategy,
-        "unit": search.unit,
-        "trials": len(search.trials),
-        "states": search.states,
-        "failures": {reason: len(trials) for reason, trials in search.failures.items()},
-        "best": found,
-        "pareto": [trial.number for trial in search.pareto],
-        "idle": search.idle,
-        "optimizer_s": search.optimizer_s,
-        "wall_s": search.wall_s,
+        **search.numbers(),
         "charge": charge,
     }
 

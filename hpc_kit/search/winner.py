@@ -3,16 +3,14 @@ repeats say of its first score."""
 
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from hpc_kit.files import write_atomically
 from hpc_kit.plan import Task
 from hpc_kit.runs.layout import RunDir
 from hpc_kit.runs.records import Record
 from hpc_kit.search.records import Trial
-from hpc_kit.search.results import Search, error_of
-from hpc_kit.spec.errors import InputError, WorkError
+from hpc_kit.search.results import Search
+from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.yaml_text import write_yaml
 from hpc_kit.text import in_unit
 
@@ -37,14 +35,14 @@ def winner(searches: Sequence[Search]) -> tuple[Search, Trial, int]:
     found = [(search, search.best) for search in searches if search.best is not None]
     if not found:
         raise InputError("no trial is done yet")
-    search, trial = min(found, key=lambda pair: error_of(pair[1]))
+    search, trial = min(found, key=lambda pair: pair[1].error)
     return search, trial, sum(len(search.ended) for search in searches)
 
 
 def job_of(search: Search, trial: Trial, name: str, of: int, seeds: Sequence[int] | None = None) -> str:
     """Return a job file that trains what `trial`, the best of so many, did, all values written out, with its seed or
     `seeds`. Raises InputError where the trial's directory is gone."""
-    task = trial_task(search, trial)
+    task = task_of(search, trial)
     work = task.work
     data = work.data.model_dump()
     if work.data.source == "shards":
@@ -60,7 +58,7 @@ def job_of(search: Search, trial: Trial, name: str, of: int, seeds: Sequence[int
         "resources": task.resources.model_dump(),
         "image": search.task.image,
     }
-    error = in_unit(error_of(trial), search.unit)
+    error = in_unit(trial.error, search.unit)
     lines = [
         f"# Trial {trial.number} of {search.task.id}: error {error} with seed {task.seed}, the best of {of} trials.",
         f"# Data set sha256 {work.dataset_sha256}.",
@@ -70,7 +68,7 @@ def job_of(search: Search, trial: Trial, name: str, of: int, seeds: Sequence[int
     return "\n".join([*lines, write_yaml(fields)])
 
 
-def trial_task(search: Search, trial: Trial) -> Task:
+def task_of(search: Search, trial: Trial) -> Task:
     """Return the trial's task as it was run. Raises InputError."""
     return search.trials_run.task(trial.id).read_task()
 
@@ -78,19 +76,8 @@ def trial_task(search: Search, trial: Trial) -> Task:
 def fresh_seeds(searches: Sequence[Search], count: int) -> list[int]:
     """Return `count` seeds that no search and no trial of it had."""
     used = {search.task.seed for search in searches}
-    used |= {trial_task(search, search.best).seed for search in searches if search.best}
+    used |= {task_of(search, search.best).seed for search in searches if search.best}
     return [max(used) + 1 + n for n in range(count)]
-
-
-def write_job(path: Path, text: str, force: bool) -> None:
-    """Write a job file. Raises InputError where it is there and `force` is not given, WorkError."""
-    if path.exists() and not force:
-        raise InputError(f"{path}: exists; --force replaces it")
-    try:
-        write_atomically(path, text.encode())
-    except OSError as error:
-        kind = WorkError if path.absolute().parent.is_dir() else InputError
-        raise kind(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def repeats(search: Search, trial: Trial, of: int, run: RunDir) -> dict[str, Any]:
@@ -99,7 +86,7 @@ def repeats(search: Search, trial: Trial, of: int, run: RunDir) -> dict[str, Any
 
     Raises InputError where `run` is no such run, or none of it is done.
     """
-    first = trial_task(search, trial)
+    first = task_of(search, trial)
     plan = run.read_plan()
     content = first.work.content()
     same = [task for task in plan.tasks if task.kind == "train" and task.work.content() == content]
@@ -112,7 +99,7 @@ def repeats(search: Search, trial: Trial, of: int, run: RunDir) -> dict[str, Any
     if not others:
         raise InputError(f"{run.path}: no training with another seed than the trial's {first.seed} is done yet")
     errors = [run.task(task.id).read_metrics(Metrics)["best_val_score"] for task in others]
-    return luck(error_of(trial), errors, search.unit, of)
+    return luck(trial.error, errors, search.unit, of)
 
 
 def luck(first: float, errors: Sequence[float], unit: str, trials: int) -> dict[str, Any]:

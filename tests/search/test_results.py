@@ -13,7 +13,7 @@ from hpc_kit.report.summary import summarize
 from hpc_kit.runs.create import create_run
 from hpc_kit.runs.layout import RunDir
 from hpc_kit.search.results import COLUMNS, read_search, write_csv
-from hpc_kit.search.winner import luck, trial_task, winner
+from hpc_kit.search.winner import luck, task_of, winner
 from hpc_kit.spec.job import load_job
 from hpc_kit.spec.site import load_site
 
@@ -60,7 +60,7 @@ def test_the_best_trial_becomes_a_job_of_the_same_training(searched, tmp_path, c
     search, trial, of = winner(searches(searched))
     assert of == 48 and command("search", searched.path, "--best", "best.yaml").returncode == 0
     [task] = make_plan(load_job(str(tmp_path / "best.yaml"))).tasks
-    wanted = trial_task(search, trial)
+    wanted = task_of(search, trial)
     assert task.work.content() == wanted.work.content() and task.seed == wanted.seed
     assert task.work.data.split == wanted.work.data.split and task.resources == wanted.resources
     assert command("search", searched.path, "--best", "best.yaml").returncode == 2  # is there already

@@ -64,6 +64,7 @@ SPACE = "search.space={%s}"
         (["resources.ranks_per_node=1", "search.rank_0_trains=false"], "a search takes two ranks or more"),
         (["search.ranks_per_trial=4"], "does not divide the 2 ranks"),
         (["search.surrogate=GP"], "take UCB, EI or PI"),
+        (["search.pruning={warmup: 2}"], "search.pruning.warmup: is 2, and no trial has more than 2 epochs"),
         (["search.points=[{train.clip: 1.0}]"], "search.points.0: lacks"),
         (["search.points=[{train.clp: 1.0}]"], "is not searched here"),
         (["search.strategy=grid"], "'grid' is not allowed"),
