@@ -110,7 +110,7 @@ def luck(first: float, errors: Sequence[float], unit: str, trials: int) -> dict[
     spread = f" ± {in_unit(deviation, unit, '.2g')}" if deviation is not None else ""
     said = (
         f"The best of {trials} trials had {in_unit(first, unit)}; {len(errors)} repeats with fresh seeds have"
-        f" {in_unit(mean, unit)}{spread}, and {lower} of them are worse than it was."
+        f" {in_unit(mean, unit)}{spread}, and {lower} of the {len(errors)} are worse than it was."
     )
     if mean > first:
         said += f" Expect the repeats' error: {in_unit(mean - first, unit)} of the first was luck of the choice."
