@@ -52,7 +52,6 @@ OF_BENCH = {  # what compares timings and draws: all of that room but run.py and
     "measures",
     "meters",
     "metrics",
-    "order",
     "pareto",
     "published",
     "scaling",

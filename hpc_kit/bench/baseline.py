@@ -3,6 +3,7 @@
 Not for: whether two runs may be compared in general (compare.py).
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,10 +13,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from hpc_kit.bench.compare import Sides, refusal
-from hpc_kit.bench.configurations import Configuration, pairs, read_configurations
+from hpc_kit.bench.configurations import Configuration, pairs, read_configurations, require_distinct
 from hpc_kit.bench.fields import SOFTWARE, differences
 from hpc_kit.bench.statistics import Side, slower_by
-from hpc_kit.files import write_atomically
+from hpc_kit.files import make_folder, write_atomically
 from hpc_kit.runs.layout import RunDir
 from hpc_kit.runs.records import open_seal, read_sealed_json, sealed_json
 from hpc_kit.spec.errors import InputError
@@ -30,10 +31,10 @@ def write_baseline(runs: Sequence[RunDir], path: Path, force: bool, measure: str
     """Write the timings of runs of one job as a baseline; return how many configurations it has.
 
     The runs of further directories are further replicates. Raises InputError where `path` exists and `force` is not
-    given, where a run is unfit or alone, where tasks are missing, or where the jobs differ.
+    given, where a run is unfit, alone or named twice, where tasks are missing, or where the jobs differ.
     """
-    if path.exists() and not force:
-        raise InputError(f"{path}: exists; --force writes it anew")
+    make_folder(path.parent, [path], force)
+    require_distinct(runs)
     first, *others = (read_configurations(run, measure) for run in runs)
     for run, more in zip(runs[1:], others, strict=True):
         for one, twin in pairs(first, more):
@@ -54,7 +55,7 @@ def read_baseline(path: Path) -> tuple[str, list[Configuration]]:
     was changed or is of another schema."""
     fields = read_sealed_json(path, REMEDY)
     if fields is None:
-        raise InputError(f"{path}: there is no such file; 'hpc_kit bench baseline RUN {path}' writes one")
+        raise InputError(f"{path}: there is no such file; 'hpc_kit bench baseline RUN --out {path}' writes one")
     if "configurations" not in fields or fields.get("schema_version") != SCHEMA:
         version = fields.get("schema_version")
         what = f"schema version {version!r}" if "configurations" in fields else "no baseline"
@@ -75,8 +76,8 @@ def check(run: RunDir, path: Path, limit: float) -> dict[str, Any]:
     is judged at ALARMS / m (Bonferroni). Raises InputError where the run is of another job or machine than the
     baseline, is unfit, or where there are less than two runs of one of them.
     """
-    if limit < 1.0:
-        raise InputError(f"--fail-above {limit:g}: must be at least 1")
+    if not 1.0 <= limit < math.inf:
+        raise InputError(f"--fail-above {limit:g}: must be a number of at least 1")
     measure, base = read_baseline(path)
     now = read_configurations(run, measure)
     names, matched = (str(path), str(run.path)), list(pairs(base, now))

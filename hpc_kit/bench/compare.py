@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hpc_kit.bench.configurations import Configuration, other_work, pairs, read_configurations
+from hpc_kit.bench.configurations import Configuration, other_work, pairs, read_configurations, require_distinct
 from hpc_kit.bench.fields import MEASURE, Difference, differences
 from hpc_kit.bench.statistics import Effect, Side, contrast, ratio
 from hpc_kit.runs.layout import RunDir
@@ -65,6 +65,7 @@ def compare_runs(runs: Sequence[RunDir], normalise_to: str | None = None, measur
     Raises InputError where no configuration of a run does the work of one of the first, naming what differs; where
     none is called `normalise_to`; and as read_configurations does.
     """
+    require_distinct(runs)
     first, *others = runs
     a, sides = read_configurations(first, measure), Sides()
     found = []
@@ -117,10 +118,9 @@ def refusal(a: list[Configuration], b: list[Configuration], names: tuple[str, st
 def _reference(paired: Sequence[tuple[Configuration, Configuration]], label: str):
     named = [pair for pair in paired if pair[0].label == label]
     if not named:
-        labels = ", ".join(repr(one.label) for one, _ in paired)
-        raise InputError(
-            f"--normalise-to {label!r}: no configuration that both runs have is called so; there are {labels}"
-        )
+        labels = ", ".join(repr(one.label) for one, _ in paired if one.label)
+        there = f"there are {labels}" if labels else "their jobs have no grid, and so one configuration alone"
+        raise InputError(f"--normalise-to {label!r}: no configuration that both runs have is called so; {there}")
     if not all(one.runs for one in named[0]):
         missing = "; ".join(reason for one in named[0] for reason in one.missing)
         raise InputError(f"--normalise-to {label!r}: has no timings in one of the runs: {missing}")
@@ -148,7 +148,7 @@ def _compared(one, twin, reference, has_others: bool, sides: Sides) -> Compared:
     if unknown:
         notes.append(f"differs, and it is not known whether it matters: {', '.join(unknown)}")
     if not effect.is_of_runs:
-        notes.append("one run a side: chance cannot be judged; give the job several seeds")
+        notes.append("one run on a side: chance cannot be judged; give the job several seeds")
     medians, counts = (a.median, b.median), (len(one.runs), len(twin.runs))
     return Compared(one.label, medians, counts, effect, normalised, fields, verdict, [*reasons, *why, *notes])
 

@@ -16,7 +16,7 @@ def print_comparison(comparison: dict[str, Any], console: Console) -> None:
         console.print(f"\nB: {run['run']}", soft_wrap=True, highlight=False)
         table = Table()
         table.add_column("configuration", overflow="fold", min_width=13)
-        for name in ("A", "B", "B over A", "95 % interval", "least seen"):
+        for name in ("A", "B", "B over A", "95 % interval", "least\nseen"):
             table.add_column(name, justify="right", no_wrap=True)
         for one in run["configurations"]:
             table.add_row(one["label"] or "-", *_numbers(one))
@@ -43,7 +43,8 @@ def print_check(checked: dict[str, Any], console: Console) -> None:
     console.print(table)
     _say(
         console,
-        f"limit {checked['limit']:g}; a run that is no slower than that fails in {checked['alarms']:.0%} of checks",
+        f"limit {checked['limit']:g}; a run that is no slower than that fails in {checked['alarms']:.0%} of checks"
+        " at most",
     )
     for one in checked["configurations"]:
         if one["outcome"] == "undecided":

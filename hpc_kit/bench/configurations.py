@@ -6,19 +6,20 @@ Trainings and benchmarks alike. Not for: holding them against each other (compar
 
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hpc_kit.bench import fitness
 from hpc_kit.bench.fields import flatten
+from hpc_kit.bench.metrics import LEAST_EPOCHS, counted, too_few
 from hpc_kit.plan import Task
 from hpc_kit.runs.fingerprint import SCHEMA, read_fingerprint
 from hpc_kit.runs.layout import RunDir, TaskDir
+from hpc_kit.runs.records import Fingerprint
 from hpc_kit.runs.status import read_statuses
 from hpc_kit.spec.errors import InputError
 
-FEWEST_EPOCHS = 3
 MEASURES = ("wall_s", "compute_s", "data_wait_s", "eval_s", "checkpoint_s", "cpu_s")
 _NO_WORK = ("train.epochs",)  # how long, not what
 _NO_CONDITIONS = ("work.data", "work.model", "work.train", "work.dataset_sha256")  # in the work already
@@ -54,6 +55,14 @@ class Configuration:
     def unfit(self) -> list[str]:
         """Why runs of it are unfit, each with its task."""
         return [f"{run.task}: {reason}" for run in self.runs for reason in run.unfit]
+
+
+def require_distinct(runs: Sequence[RunDir]) -> None:
+    """Raise InputError where a run is named twice: it is no replicate of itself."""
+    paths = [run.path.resolve() for run in runs]
+    for run, path in zip(runs, paths, strict=True):
+        if paths.count(path) > 1:
+            raise InputError(f"{run.path}: is named twice; a run says nothing of itself")
 
 
 def read_configurations(run: RunDir, measure: str = "wall_s") -> list[Configuration]:
@@ -95,31 +104,36 @@ def _work(task: Task) -> dict[str, Any] | None:
 def _timed(folder: TaskDir, task: Task, measure: str) -> TimedRun | str:
     """Return a finished task's timed epochs, or why there are none to be compared."""
     conditions = _conditions(folder, task)
-    lines = folder.read_epochs()
-    marked = any("warmup" in line for line in lines)
-    counted = [line for line in lines if not line.get("warmup")] if marked else lines[1:]
-    here = [line for line in counted if line.get("fingerprint") in (conditions["sha256"], None)]
+    timed = counted(folder.read_epochs())
+    here = [line for line in timed if line.get("fingerprint") in (conditions["sha256"], None)]
     known = [line for line in here if line.get(measure) is not None]
-    if len(known) < FEWEST_EPOCHS:
-        few = f"has {len(known)} timed epochs with {measure} after its warm-up"
-        return f"{task.label}: {few}; {FEWEST_EPOCHS} are needed"
+    if len(known) < LEAST_EPOCHS:
+        lacking = f", those with {measure}" if len(known) < len(here) else ""
+        return f"{task.label}: {too_few(len(known))}{lacking}"
     seconds = [float(line[measure]) for line in known]
     if min(seconds) <= 0:
         return f"{task.label}: has epochs with {measure} of 0, of which no ratio can be made"
     unfit = fitness.reasons(known, conditions["fields"].get("benchmark.cache"))
-    if elsewhere := len(counted) - len(here):
-        unfit.append(f"{elsewhere} of its {len(counted)} epochs were made under other conditions, and do not count")
+    if elsewhere := len(timed) - len(here):
+        unfit.append(f"{elsewhere} of its {len(timed)} epochs were made under other conditions, and do not count")
     return TimedRun(task.label or task.id, seconds, conditions["fields"], unfit)
 
 
-def _conditions(folder: TaskDir, task: Task) -> dict[str, Any]:
+def read_conditions(folder: TaskDir) -> Fingerprint:
+    """Return the fingerprint of a task that is done. Raises InputError where it is missing, changed or of another
+    schema."""
     folder.verify(folder.fingerprint)
     record = read_fingerprint(folder.fingerprint)
     if record["schema_version"] != SCHEMA:
         raise InputError(
             f"{folder.fingerprint}: schema version {record['schema_version']}; this hpc_kit reads version {SCHEMA}."
-            " Compare with the hpc_kit that made it, or run the job again"
+            " Use the hpc_kit that made it, or run the job again"
         )
+    return record
+
+
+def _conditions(folder: TaskDir, task: Task) -> dict[str, Any]:
+    record = read_conditions(folder)
     fields = dict(_flat(record["sha256"], json.dumps(record["comparable"])))
     fields |= {f"resources.{key}": value for key, value in task.resources.model_dump().items()}
     fields |= {"kind": task.kind, "host": record.get("observed", {}).get("host")}

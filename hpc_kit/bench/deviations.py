@@ -117,7 +117,7 @@ def _deviation(
         std=statistics.stdev(off) if len(off) > 1 else None,
         within=min(maes) <= theirs <= max(maes) if off else None,
         graphs=graphs,
-        published_graphs=int(row["graphs"]) if row.get("graphs") else None,
+        published_graphs=round(float(row["graphs"])) if row.get("graphs") else None,
         guess=guess,
         mad=float(row["mad"]) if row.get("mad") else None,
         missing=missing,

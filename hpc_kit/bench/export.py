@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from hpc_kit import __version__
+from hpc_kit.bench.configurations import read_conditions
 from hpc_kit.files import make_folder, write_atomically, write_json
 from hpc_kit.plan import Plan, Task
-from hpc_kit.runs.fingerprint import read_fingerprint
 from hpc_kit.runs.layout import RunDir, TaskDir
 from hpc_kit.spec.errors import InputError
 
@@ -91,7 +91,7 @@ def _record(run: RunDir, plan: Plan, tasks: list[Task]) -> dict[str, Any]:
     for task in tasks:
         folder = run.task(task.id)
         metrics = folder.read_metrics(dict[str, Any])
-        conditions = read_fingerprint(folder.fingerprint)["comparable"]
+        conditions = read_conditions(folder)["comparable"]
         torch = conditions["software"].get("torch")
         requirements |= {f"torch=={torch}"} if torch else set()
         setting = results.setdefault(task.setting or plan.name, {"results": {}})

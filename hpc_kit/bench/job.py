@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from hpc_kit.bench.metrics import LEAST_EPOCHS
 from hpc_kit.bench.summary import print_summary, summarize
 from hpc_kit.plan import Varied, Works
 from hpc_kit.spec.document import Document, Strict
@@ -21,7 +22,6 @@ from hpc_kit.train import job as training
 
 __all__ = ["Benchmark", "Job", "Work", "works", "summarize", "print_summary"]
 
-LEAST_EPOCHS = 3
 SHARE_OF_WALLTIME = 0.8  # what is taken of it where no budget is given
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from hpc_kit.bench import fitness
+from hpc_kit.bench.metrics import LEAST_EPOCHS, counted, too_few
 from hpc_kit.runs.layout import TaskDir
 from hpc_kit.runs.status import TaskStatus
 from hpc_kit.spec.errors import InputError, WorkError, allowed
 
-LEAST_EPOCHS = 3  # the first is left out, and of one no median can be taken
 NAMES = {
     "test_mae": "test MAE",
     "test_rmse": "test RMSE",
@@ -78,7 +78,7 @@ def find_measures(folder: TaskDir, status: TaskStatus) -> Found:
                 reasons[key] = reasons[f"{key}:{target}"] = "it was not tested: its test part is empty"
     for key, value in _numbers({name: part for name, part in metrics.items() if name != "targets"}):
         values.setdefault(key, (value, _unit(key)))
-    unfit = metrics["unfit"] if "unfit" in metrics else fitness.reasons(_steady(epochs))
+    unfit = metrics["unfit"] if "unfit" in metrics else fitness.reasons(counted(epochs))
     return Found(values, "", reasons, tuple(unfit))
 
 
@@ -98,27 +98,20 @@ def named(name: str, found: Sequence[Found], where: Path) -> Measure:
 
 
 def _of_epochs(lines: list[dict[str, Any]]) -> tuple[dict[str, tuple[float, str]], dict[str, str]]:
-    """Return time and speed by the median epoch, and memory; without warm-up epochs, or else without the first."""
+    """Return time and speed by the median of the epochs that count, and memory."""
     values = {}
     for key in ("peak_rss_mb", "peak_gpu_mb"):
         peaks = [line[key] for line in lines if line.get(key)]
         if peaks:
             values[key] = (float(max(peaks)), "MB")
-    steady = _steady(lines)
-    walls = [line["wall_s"] for line in steady if line["wall_s"] is not None]
-    if len(lines) < LEAST_EPOCHS or not walls:
-        reason = f"{len(lines)} epochs: their time needs {LEAST_EPOCHS}, of which the first is left out"
-        return values, dict.fromkeys(("epoch_s", "graphs_per_s"), reason)
-    work = sum(line["data_wait_s"] + line["compute_s"] for line in steady)
-    values["epoch_s"] = (statistics.median(walls), "s")
+    timed = counted(lines)
+    if len(timed) < LEAST_EPOCHS:
+        return values, dict.fromkeys(("epoch_s", "graphs_per_s"), too_few(len(timed)))
+    work = sum(line["data_wait_s"] + line["compute_s"] for line in timed)
+    values["epoch_s"] = (statistics.median(line["wall_s"] for line in timed), "s")
     if work > 0:
-        values["graphs_per_s"] = (sum(line["graphs"] for line in steady) / work, "1/s")
+        values["graphs_per_s"] = (sum(line["graphs"] for line in timed) / work, "1/s")
     return values, {}
-
-
-def _steady(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    steady = [line for line in lines if not line.get("warmup")]
-    return steady if len(steady) < len(lines) else lines[1:]
 
 
 def _numbers(fields: dict[str, Any], before: str = "") -> list[tuple[str, float]]:

@@ -6,15 +6,23 @@ from typing import Any
 
 from hpc_kit.bench import fitness
 from hpc_kit.bench.meters import NOT_READABLE
-from hpc_kit.bench.order import median_interval, relative_width
+from hpc_kit.bench.statistics import median_interval, relative_width
 
+LEAST_EPOCHS = 3  # of fewer that count no time is given
 Line = Mapping[str, Any]
 
 
 def counted(lines: Sequence[Line]) -> list[Line]:
     """Return the epochs that count: measured ones (a line whose process was killed before it was written has no
-    measurements), after the warm-up."""
-    return [line for line in lines if line.get("warmup") is False]
+    measurements), after the warm-up. Of a training the warm-up is the first epoch."""
+    if any("warmup" in line for line in lines):
+        return [line for line in lines if line.get("warmup") is False]
+    return [line for line in lines[1:] if line["wall_s"] is not None]
+
+
+def too_few(count: int) -> str:
+    """Return why there is no time of `count` epochs that count."""
+    return f"has {count} timed epochs after its warm-up; {LEAST_EPOCHS} are needed"
 
 
 def why_enough(lines: Sequence[Line], asked, budget_s: float) -> str | None:

@@ -28,11 +28,6 @@ def front(points: Mapping[Name, Values]) -> list[Name]:
     return sorted(kept, key=lambda name: tuple(points[name]))
 
 
-def front_under(points: Mapping[Name, Values], limits: Values) -> list[Name]:
-    """Return the front's members that are within `limits` in every measure."""
-    return [name for name in front(points) if all(v <= m for v, m in zip(points[name], limits, strict=True))]
-
-
 def dominators(points: Mapping[Name, Values], name: Name) -> list[Name]:
     """Return which points dominate `name`, by the first measure."""
     found = [other for other, values in points.items() if dominates(values, points[name])]

@@ -19,7 +19,8 @@ from hpc_kit.spec.errors import InputError, allowed
 from hpc_kit.spec.shipped import user_path
 
 FOLDER = Path(__file__).resolve().parent / "published"
-_SAID = re.compile(r"^(normalised to|half of the last digit): *(.+)$")
+HALF = "half of the last digit"
+_SAID = re.compile(rf"^(normalised to|{HALF}): *(.+)$")
 WORDS = ("property", "unit")  # columns of text
 
 
@@ -50,7 +51,9 @@ def read_published(name: str) -> Table:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not text in UTF-8"
-        raise InputError(f"{path}: {reason}; --published takes a CSV file or {allowed(name, shipped())}") from None
+        names = allowed(name, shipped())
+        names = allowed(name, shipped())
+        raise InputError(f"{path}: {reason}; --published takes a CSV file or a name: {names}") from None
     notes = tuple(line.lstrip("# ").rstrip() for line in lines if line.startswith("#"))
     said = dict(found.groups() for note in notes if (found := _SAID.match(note)))
     body = [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
@@ -67,6 +70,14 @@ def read_published(name: str) -> Table:
     table = Table(path, notes, said, columns, tuple(dict(zip(columns, row, strict=True)) for row in rows[1:]))
     if not table.axes:
         raise InputError(f"{path}: has no column for an axis: a key of a job file, such as model.gcn_layers")
+    if HALF in said and not _is_number(said[HALF]):
+        raise InputError(f"{path}: {HALF}: {said[HALF]!r} must be a number of zero or more")
+    cells = set()
+    for (number, _), row in zip(body[1:], table.rows, strict=True):
+        place = tuple(row[name] for name in ("study", *table.axes))
+        if place in cells:
+            raise InputError(f"{path}:{number}: the cell {', '.join(place)} is there already")
+        cells.add(place)
     return table
 
 
@@ -81,7 +92,7 @@ def published_studies(table: Table, axes: tuple[str, ...], measures: tuple[Measu
         if measure.key not in table.columns:
             known = [name for name in table.columns[1:] if name not in (*table.axes, *WORDS, "printed_front")]
             raise InputError(f"{table.path}: does not hold {measure.key!r}; {allowed(measure.key, known)}")
-    half = float(table.said["half of the last digit"]) if "half of the last digit" in table.said else None
+    half = float(table.said[HALF]) if HALF in table.said else None
     studies = []
     for name in dict.fromkeys(row["study"] for row in table.rows):
         rows = [row for row in table.rows if row["study"] == name]
@@ -97,7 +108,7 @@ def published_studies(table: Table, axes: tuple[str, ...], measures: tuple[Measu
         printed = tuple(front[order] for order in sorted(front))
         study = Study(name, axes, measures, cells, half=half, printed_front=printed)
         if "normalised to" in table.said:
-            study = normalised(study, find_cell(study, _in_order(table, axes)))
+            study = normalised(study, find_cell(study, _in_order(table, axes), f"{table.path}: normalised to"))
         studies.append(study)
     return studies
 

@@ -11,18 +11,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hpc_kit.bench.statistics import Effect, Side, contrast, ratio
 from hpc_kit.plan import Task
 from hpc_kit.spec.job import Resources
 
 PAYS = 0.5  # the least marginal efficiency at which a larger size still pays
+# A task, its row of the summary, the seconds of its epochs that count.
+Run = tuple[Task, Mapping[str, Any], Sequence[float]]
 
 
 @dataclass
 class Point:
-    """One size. `epoch_s` is the median over its runs of their median epochs, `interval` reaches from the least to
-    the greatest end of the runs' intervals (null where a run has none). `speedup_interval` and `efficiency_interval`
-    take the ends of both intervals that lie farthest apart. `communication` is the time of sums over the ranks over
-    that of the epoch; `cost` is what one epoch costs in the site's unit, `used` what the point's tasks have used."""
+    """One size. `epoch_s` is the median over its runs of their median epochs. Intervals are of 95 %, by
+    statistics.py: over runs, or, where a size has one run, over the epochs of that run alone. `communication` is the
+    time of sums over the ranks over that of the epoch; `cost` is what one epoch costs in the site's unit, `used` what
+    the point's tasks have used."""
 
     size: int
     label: str
@@ -58,19 +61,23 @@ def varies(tasks: Sequence[Task]) -> bool:
 
 
 def scaling(
-    tasks: Sequence[Task], rows: Sequence[Mapping[str, Any]], hourly: Callable[[Resources], float | None]
+    tasks: Sequence[Task],
+    rows: Sequence[Mapping[str, Any]],
+    epochs: Sequence[Sequence[float]],
+    hourly: Callable[[Resources], float | None],
 ) -> list[Series]:
     """Return a series for each setting of what the grid varies beside resources; [] where there is one size alone.
 
-    `rows` are the summary's, one a task; `hourly` what an hour of a task's resources costs, None where nothing does.
+    `rows` are the summary's, one a task; `epochs` the seconds of each task's epochs that count; `hourly` what an hour
+    of a task's resources costs, None where nothing does.
     """
     if not varies(tasks):
         return []
     unit, size = _size_of(tasks)
-    settings: dict[str, list[tuple[Task, Mapping[str, Any]]]] = {}
-    for task, row in zip(tasks, rows, strict=True):
-        settings.setdefault(_rest(task), []).append((task, row))
-    return [_series(name, pairs, unit, size, hourly) for name, pairs in settings.items()]
+    settings: dict[str, list[Run]] = {}
+    for run in zip(tasks, rows, epochs, strict=True):
+        settings.setdefault(_rest(run[0]), []).append(run)
+    return [_series(name, runs, unit, size, hourly) for name, runs in settings.items()]
 
 
 def _size_of(tasks: Sequence[Task]) -> tuple[str, Callable[[Resources], int]]:
@@ -91,42 +98,44 @@ def _rest(task: Task) -> str:
 
 def _series(
     setting: str,
-    pairs: Sequence[tuple[Task, Mapping[str, Any]]],
+    runs: Sequence[Run],
     unit: str,
     size: Callable[[Resources], int],
     hourly: Callable[[Resources], float | None],
 ) -> Series:
-    groups: dict[str, list[tuple[Task, Mapping[str, Any]]]] = {}
+    groups: dict[str, list[Run]] = {}
     missing = []
-    for task, row in sorted(pairs, key=lambda pair: (size(pair[0].resources), pair[0].resources.size)):
+    for task, row, epochs in sorted(runs, key=lambda run: (size(run[0].resources), run[0].resources.size)):
         if row["state"] == "done":
-            groups.setdefault(_label(task.resources), []).append((task, row))
+            groups.setdefault(_label(task.resources), []).append((task, row, epochs))
         else:
             missing.append(f"{task.label}: {row['state']}{': ' + row['why'] if row.get('why') else ''}")
-    points: list[Point] = []
-    for label, found in groups.items():
-        points.append(_point(label, found, size(found[0][0].resources), points[0] if points else None, hourly))
-    weak = pairs[0][0].work.benchmark.weak
+    sides = [Side([epochs for _, _, epochs in found]) for found in groups.values()]
+    sizes = [size(found[0][0].resources) for found in groups.values()]
+    effects = [ratio(sides[0], side) if n else None for n, side in enumerate(sides)]
+    points = [
+        _point(label, found, sizes[n], sizes[n] / sizes[0], sides[n], effects[n], hourly)
+        for n, (label, found) in enumerate(groups.items())
+    ]
+    weak = runs[0][0].work.benchmark.weak
     return Series(setting, weak, unit, points, missing, verdict(points, unit))
 
 
 def _point(
     label: str,
-    found: Sequence[tuple[Task, Mapping[str, Any]]],
+    found: Sequence[Run],
     size: int,
-    base: Point | None,
+    growth: float,
+    side: Side,
+    faster: Effect | None,
     hourly: Callable[[Resources], float | None],
 ) -> Point:
-    rows = [row for _, row in found]
-    seconds = statistics.median(row["median_epoch_s"] for row in rows)
-    ends = [row["interval"] for row in rows]
-    interval = None if None in ends else [min(low for low, _ in ends), max(high for _, high in ends)]
-    faster, spread = 1.0, None
-    if base is not None:
-        faster = base.epoch_s / seconds
-        if base.interval and interval:
-            spread = [base.interval[0] / interval[1], base.interval[1] / interval[0]]
-    growth = size / (base.size if base else size)
+    """Return the point of `found`, `growth` times the size of the base case and `faster` than that; None is the base
+    case itself."""
+    rows = [row for _, row, _ in found]
+    median, speedup, spread = contrast([side], []), 1.0, None
+    if faster is not None:
+        speedup, spread = faster.ratio, _ends(faster)
     sums = [row["phases"]["all_reduce_s"] / row["median_epoch_s"] for row in rows if _sums(row) is not None]
     an_hour = hourly(found[0][0].resources)
     used = [row["charge"] for row in rows if row.get("charge") is not None]
@@ -134,17 +143,21 @@ def _point(
         size=size,
         label=label,
         runs=len(rows),
-        epoch_s=seconds,
-        interval=interval,
-        speedup=faster,
+        epoch_s=median.ratio,
+        interval=_ends(median),
+        speedup=speedup,
         speedup_interval=spread,
-        efficiency=faster / growth,
+        efficiency=speedup / growth,
         efficiency_interval=[end / growth for end in spread] if spread else None,
         communication=statistics.median(sums) if sums else None,
-        cost=None if an_hour is None else an_hour * seconds / 3600,
+        cost=None if an_hour is None else an_hour * median.ratio / 3600,
         used=sum(used) if used else None,
         unfit=sum(bool(row["unfit"]) for row in rows),
     )
+
+
+def _ends(effect: Effect) -> list[float] | None:
+    return None if effect.low is None else [effect.low, effect.high]
 
 
 def _sums(row: Mapping[str, Any]) -> float | None:

@@ -1,8 +1,8 @@
-"""What a difference between timings is worth: ratios of medians with their intervals, and the least difference that
-could have been seen. Numbers in, numbers out.
+"""What timings and differences between them are worth: medians and their ratios with intervals, and the least
+difference that could have been seen. Numbers in, numbers out.
 
 The unit of replication is the run: epochs of one run share its node, its heat and its neighbours, and more of them
-say nothing of the next run. Not for: the interval of one run's median epoch (order.py).
+say nothing of the next run. Only `median_interval` is of the epochs of one run.
 """
 
 import math
@@ -15,11 +15,12 @@ DRAWS = 10_000
 OF_A_RUN = 200  # resampled medians of each run, of which the draws take theirs
 FEWEST_FOR_BOOTSTRAP = 5  # runs a side; of fewer, its interval is too narrow (docs/comparing.md)
 LEVEL, POWER = 0.95, 0.80
+Z = 1.959964  # standard errors of a normal distribution that hold LEVEL
 BOOTSTRAP, STUDENT, WITHIN, NONE = (
     "bootstrap over runs and blocks of epochs",
     "Student's t over the logs of the runs' medians",
     "epochs of these runs alone: says nothing of other runs",
-    "no interval: one run a side",
+    "no interval: one run on a side",
 )
 
 
@@ -112,16 +113,21 @@ def slower_by(above: Side, below: Side, alarms: float) -> Effect:
     return Effect(math.exp(centre), low, high, STUDENT, detectable)
 
 
-def effective_count(values: Sequence[float]) -> float:
-    """Return how many independent values `values` are worth, n (1 - r) / (1 + r) with r their lag-1 correlation, in
-    the order they were measured; at most n and at least 1."""
-    n = len(values)
-    if n < 3:
-        return float(n)
-    centred = np.asarray(values, dtype=float) - np.mean(values)
-    total = float(centred @ centred)
-    r = max(0.0, float(centred[1:] @ centred[:-1]) / total) if total else 0.0
-    return max(1.0, n * (1 - r) / (1 + r))
+def median_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return the 95 % interval of the median of `values`: the values of ranks floor((n - z sqrt(n)) / 2) and
+    ceil(1 + (n + z sqrt(n)) / 2), counted from 1 (Hoefler and Belli 2015, doi 10.1145/2807591.2807644).
+
+    None where these ranks do not exist: of fewer than 8 values.
+    """
+    ordered, n = sorted(values), len(values)
+    low, high = math.floor((n - Z * math.sqrt(n)) / 2), math.ceil(1 + (n + Z * math.sqrt(n)) / 2)
+    return None if low < 1 or high > n else (ordered[low - 1], ordered[high - 1])
+
+
+def relative_width(values: Sequence[float]) -> float | None:
+    """Return the width of the median's interval over the median; None where there is no interval."""
+    interval = median_interval(values)
+    return None if interval is None else (interval[1] - interval[0]) / float(np.median(values))
 
 
 def median_factor(n: int) -> float:
@@ -143,20 +149,20 @@ def quantile_of_t(probability: float, freedom: float) -> float:
     return float(stdtrit(freedom, probability) if math.isfinite(freedom) else ndtri(probability))
 
 
+def welch_freedom(variances: Sequence[float], counts: Sequence[int]) -> float:
+    """Return Welch and Satterthwaite's degrees of freedom of a sum of estimated variances, each of so many runs."""
+    parts = sum(variance**2 / (count - 1) for variance, count in zip(variances, counts, strict=True))
+    return sum(variances) ** 2 / parts if parts else float(min(counts) - 1)
+
+
 def _student(sides: Sequence[Side], centre: float, probability: float) -> tuple[float, float, float]:
     """Return the bounds that `probability` of all estimates of exp(`centre`) lie above and below, and the least ratio
     above 1 whose lower bound is above 1 with POWER."""
     variances = [side.variance() for side in sides]
-    error, freedom = math.sqrt(sum(variances)), _freedom(variances, [len(side.runs) for side in sides])
+    error, freedom = math.sqrt(sum(variances)), welch_freedom(variances, [len(side.runs) for side in sides])
     outer = quantile_of_t(probability, freedom) * error
     detectable = math.exp(outer + quantile_of_t(POWER, freedom) * error)
     return math.exp(centre - outer), math.exp(centre + outer), detectable
-
-
-def _freedom(variances: Sequence[float], counts: Sequence[int]) -> float:
-    """Return Welch and Satterthwaite's degrees of freedom of a sum of estimated variances."""
-    parts = sum(variance**2 / (count - 1) for variance, count in zip(variances, counts, strict=True))
-    return sum(variances) ** 2 / parts if parts else float(min(counts) - 1)
 
 
 def _percentiles(sides: Sequence[Side], signs: Sequence[float], level: float) -> tuple[float, float]:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hpc_kit.bench.measures import TIMES, Measure, find_measures, named
+from hpc_kit.bench.statistics import LEVEL, quantile_of_t, welch_freedom
 from hpc_kit.plan import Plan, flow
 from hpc_kit.runs.layout import RunDir
 from hpc_kit.runs.status import read_statuses
 from hpc_kit.spec.errors import InputError
 
-LEVEL = 0.95
 MOST_NAMED = 6  # cells in a message
 Place = tuple[str, ...]  # a cell: the values of the axes, as text
 
@@ -98,14 +98,15 @@ def datasets(run: RunDir) -> set[str]:
     return {found for task in run.read_plan().tasks if (found := getattr(task.work, "dataset_sha256", None))}
 
 
-def find_cell(study: Study, text: str) -> Place:
-    """Return the cell that `text` names by its values in the order of the axes, as in "4,4". Raises InputError."""
+def find_cell(study: Study, text: str, where: str = "--normalise-to") -> Place:
+    """Return the cell that `text` names by its values in the order of the axes, as in "4,4". Raises InputError, which
+    says `where` it was named."""
     names = {"".join(",".join(place).split()): place for place in study.cells}
     wanted = "".join(text.split())
     if wanted not in names:
         cells = "; ".join([*list(names)[:MOST_NAMED], *(["…"] if len(names) > MOST_NAMED else [])])
         raise InputError(
-            f"--normalise-to: {study.name} has no cell {text!r}: give a value for each of"
+            f"{where}: {study.name} has no cell {text!r}: give a value for each of"
             f" {', '.join(study.axes)}, as in {cells}"
         )
     return names[wanted]
@@ -144,7 +145,7 @@ def _mean(values: np.ndarray) -> Estimate:
     mean, runs = float(values.mean()), len(values)
     if runs < 2:
         return Estimate(mean, None, None, runs)
-    half = student(runs - 1) * float(values.std(ddof=1)) / math.sqrt(runs)
+    half = _errors_within(runs - 1) * float(values.std(ddof=1)) / math.sqrt(runs)
     if values.min() <= 0:
         return Estimate(mean, mean - half, mean + half, runs)
     factor = math.exp(half / mean)
@@ -161,16 +162,13 @@ def _ratio(study: Study, place: Place, measure: int) -> Estimate:
     parts = [float(v.var(ddof=1)) / len(v) / float(v.mean()) ** 2 for v in (values, over)]
     if not sum(parts):
         return Estimate(ratio, ratio, ratio, runs)
-    freedom = sum(parts) ** 2 / sum(p**2 / (len(v) - 1) for p, v in zip(parts, (values, over), strict=True))
-    factor = math.exp(student(freedom) * math.sqrt(sum(parts)))
+    freedom = welch_freedom(parts, (runs, len(over)))
+    factor = math.exp(_errors_within(freedom) * math.sqrt(sum(parts)))
     return Estimate(ratio, ratio / factor, ratio * factor, runs)
 
 
-def student(freedom: float) -> float:
-    """Return how many standard errors Student's t is within with a probability of LEVEL."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, 0.5 + LEVEL / 2))
+def _errors_within(freedom: float) -> float:
+    return quantile_of_t(0.5 + LEVEL / 2, freedom)  # standard errors that hold LEVEL
 
 
 def costs(study: Study) -> dict[Place, tuple[float, ...]]:

@@ -43,10 +43,12 @@ def gather(runs: Sequence[Path], measures: Sequence[str], over: str | None, publ
     return ours, theirs
 
 
-def usual_measures(runs: Sequence[Path]) -> list[str]:
-    """Return what a table shows where nothing is named: error and time, as far as the first run's tasks have both."""
+def usual_measures(runs: Sequence[Path], published: str | None = None) -> list[str]:
+    """Return what a table shows where nothing is named: error and time, as far as the first run's tasks have them,
+    or, without a run, the published table."""
     if not runs:
-        return list(USUAL)
+        columns = read_published(published).columns if published else USUAL
+        return [name for name in USUAL if name in columns] or list(USUAL)
     run = RunDir(runs[0])
     tasks = zip(run.read_plan().tasks, read_statuses(run), strict=True)
     known = {name for task, status in tasks for name in find_measures(run.task(task.id), status).values}

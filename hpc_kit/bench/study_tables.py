@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from hpc_kit.bench import pareto
-from hpc_kit.bench.studies import LEVEL, Estimate, Place, Study, costs, estimates, label, samples, without_value
+from hpc_kit.bench.statistics import LEVEL
+from hpc_kit.bench.studies import Estimate, Place, Study, costs, estimates, label, samples, without_value
 from hpc_kit.spec.errors import InputError, allowed
 from hpc_kit.text import in_unit
 
@@ -65,8 +66,8 @@ def pareto_rows(studies: Sequence[Study]) -> Iterator[dict[str, Any]]:
 
 
 def deviation(ours: Estimate | None, theirs: Estimate | None) -> float | None:
-    """Return (ours - theirs) / theirs; None where there is one of them only."""
-    return None if ours is None or theirs is None else (ours.value - theirs.value) / theirs.value
+    """Return (ours - theirs) / theirs; None where there is one of them only, or theirs is zero."""
+    return None if ours is None or theirs is None or not theirs.value else (ours.value - theirs.value) / theirs.value
 
 
 def print_tables(ours: Sequence[Study], published: Sequence[Study], axes: tuple[str, str], console: Console) -> None:
@@ -99,7 +100,7 @@ def print_pareto(studies: Sequence[Study], console: Console) -> None:
         console.print(title, soft_wrap=True, highlight=False)
         table = Table()
         for name in ("cell", *(m.name for m in study.measures), "in the\nfront", "share of\ndraws", "dominated by"):
-            table.add_column(name, justify="left" if name in ("cell", "dominated by") else "right")
+            table.add_column(name, justify="left" if name in ("cell", "dominated by") else "right", overflow="fold")
         found = [estimates(study, number) for number in range(len(study.measures))]
         for row in rows:
             place = tuple(row[axis] for axis in study.axes)

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from hpc_kit.bench.metrics import counted
 from hpc_kit.bench.scaling import Series, scaling
 from hpc_kit.plan import Task
 from hpc_kit.runs.layout import RunDir
@@ -36,15 +37,18 @@ def summarize(
     run: RunDir, tasks: list[Task], states: dict[str, TaskStatus], spent: dict[str, float]
 ) -> dict[str, Any]:
     """Return a row a task, what metrics.json says of those that are done; and the scaling where resources vary."""
-    rows = []
+    rows, epochs = [], []
     for task in tasks:
         status = states[task.id]
         row = {"id": task.id, "label": task.label, "setting": task.setting, "state": status.state}
         row |= {"why": status.reason, "charge": spent.get(task.id)}
+        lines = []
         if row["state"] == "done":
             row |= run.task(task.id).read_metrics(Metrics)
+            lines = counted(run.task(task.id).read_epochs())
         rows.append(row)
-    return {"benchmarks": rows, "scaling": [asdict(series) for series in scaling(tasks, rows, _hourly(run))]}
+        epochs.append([line["wall_s"] for line in lines])
+    return {"benchmarks": rows, "scaling": [asdict(series) for series in scaling(tasks, rows, epochs, _hourly(run))]}
 
 
 def _hourly(run: RunDir) -> Callable[[Resources], float | None]:
@@ -108,7 +112,8 @@ def kind(series: Series) -> str:
     """Return what kind of scaling a series is, with its base case."""
     what = "weak scaling (batch of a rank fixed)" if series.weak else "strong scaling (whole batch fixed)"
     base = f"; base case: nodes x ranks x cores {series.points[0]['label']}" if series.points else ""
-    return what + base
+    one = "; intervals within one run" if any(point["runs"] == 1 for point in series.points) else ""
+    return what + base + one
 
 
 def columns(unit: str) -> tuple[str, ...]:
@@ -122,7 +127,7 @@ def table_rows(series: Series) -> list[tuple[str, ...]]:
         (
             point["label"],
             str(point["runs"]),
-            f"{point['epoch_s']:.4g} s",
+            _with(point["epoch_s"], point["interval"], "{:.3g}") + " s",
             _with(point["speedup"], point["speedup_interval"], "{:.2f}"),
             _with(point["efficiency"], point["efficiency_interval"], "{:.0%}"),
             "-" if point["communication"] is None else f"{point['communication']:.0%}",

@@ -26,7 +26,12 @@ app.add_typer(runs.app)
 app.add_typer(sites.app, name="sites", help="Show the sites there are, and check whether one can be used from here.")
 bench.app.add_typer(timings.app)
 app.add_typer(data.app, name="data", help="Prepare, look at and verify shard sets.")
-app.add_typer(bench.app, name="bench", help="Hold measured runs against each other and against published ones.")
+app.add_typer(
+    bench.app,
+    name="bench",
+    help="Hold measured runs against each other and against published ones.",
+    epilog="Example: hpc_kit bench compare runs/june runs/july",
+)
 app.add_typer(images.app, name="image", help="Show, lock, build and verify container images.")
 app.command(epilog="Example: hpc_kit predict runs/x molecules.extxyz --out energies.csv")(predict.predict)
 app.command(epilog="Example: hpc_kit explain runs/x molecules.extxyz --out explained --trust")(explain.explain)

@@ -42,11 +42,14 @@ def table(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what each cell of a grid reached, over its seeds, beside published tables."""
+    """Show a table of what each cell of a grid reached.
+
+    Means over seeds with their intervals; with --published also how far they are from a published table.
+    """
     from hpc_kit.bench import study_tables
     from hpc_kit.bench.study_command import gather, usual_measures
 
-    parts = [gather(runs, [measure], over, published) for measure in measures or usual_measures(runs)]
+    parts = [gather(runs, [measure], over, published) for measure in measures or usual_measures(runs, published)]
     axes = study_tables.axes_of_table([*parts[0][0], *parts[0][1]][0], rows, columns)
     if out is not None:
         from hpc_kit.bench.figures import write_tables
@@ -69,7 +72,10 @@ def pareto(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show which cells of a grid no other beats in two measures, and how certain that is by their seeds."""
+    """Show which cells of a grid no other beats in two measures.
+
+    And how certain that is, by their seeds.
+    """
     from hpc_kit.bench import study_tables
     from hpc_kit.bench.published import discrepancy
     from hpc_kit.bench.study_command import gather, require_values
@@ -101,7 +107,10 @@ def deviations(
     force: ForceOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how far the errors of each target are from published ones, over its seeds."""
+    """Show how far errors are from published ones.
+
+    Of each target the mean over its seeds, the least and the greatest.
+    """
     from dataclasses import asdict
 
     from hpc_kit.bench import deviations as of

@@ -37,7 +37,10 @@ def compare(
     measure: MeasureOption = "wall_s",
     as_json: JsonOption = False,
 ) -> None:
-    """Tell how much slower runs are than the first, and whether their timings may be compared."""
+    """Tell how much slower runs are than the first.
+
+    And whether their timings may be compared: a verdict, with reasons.
+    """
     from hpc_kit.bench.compare import compare_runs
     from hpc_kit.bench.compare_table import print_comparison
     from hpc_kit.runs.layout import RunDir
@@ -58,7 +61,7 @@ def baseline(
     measure: MeasureOption = "wall_s",
     force: ForceOption = False,
 ) -> None:
-    """Write the timings of runs down, for later ones to be checked against."""
+    """Write down timings for later runs to be checked against."""
     from hpc_kit.bench.baseline import write_baseline
     from hpc_kit.runs.layout import RunDir
 
@@ -78,7 +81,10 @@ def check(
     ] = 1.05,
     as_json: JsonOption = False,
 ) -> None:
-    """Exit with 1 where a run is slower than a baseline by more than a ratio and more than chance."""
+    """Exit with 1 where a run is slower than a baseline.
+
+    Slower by more than a ratio and by more than chance.
+    """
     from hpc_kit.bench import baseline as baselines
     from hpc_kit.bench.compare_table import print_check
     from hpc_kit.runs.layout import RunDir
@@ -103,7 +109,7 @@ def export(
     project: Annotated[str, typer.Option(metavar="URL", help="jarvis: where the work is described.")] = "",
     force: ForceOption = False,
 ) -> None:
-    """Write a run's timings and errors in a form that others read."""
+    """Write timings and errors in a form that others read."""
     from hpc_kit.bench.export import write_matbench, write_mlperf
     from hpc_kit.report.leaderboard import Submitter, write_submission
     from hpc_kit.runs.layout import RunDir

@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT, hpc_kit, probe_run
 from timed_runs import HERE, conditions, timed_run
 
+from hpc_kit.bench.baseline import write_baseline
 from hpc_kit.bench.compare import compare_runs
 from hpc_kit.bench.fields import FIELDS, differences, entry_of, flatten
 from hpc_kit.files import write_json
@@ -118,7 +119,7 @@ def test_cells_that_failed_are_shown_with_their_reason_and_no_number(tmp_path):
 def test_fewer_than_three_epochs_give_no_number(base, tmp_path):
     one = only(compare_runs([base, timed_run(tmp_path / "b", lambda task: [3.0, 1.0, 1.0], "seeds=[0, 1, 2]")]))
     assert one["effect"] is None and one["difference"] == "not judged"
-    assert one["reasons"][0] == "seed=0: has 2 timed epochs with wall_s after its warm-up; 3 are needed"
+    assert one["reasons"][0] == "seed=0: has 2 timed epochs after its warm-up; 3 are needed"
 
 
 def test_records_of_another_schema_and_of_other_kinds_are_refused(base, tmp_path):
@@ -170,3 +171,10 @@ def test_command_prints_the_verdict_and_json(base, tmp_path):
     write_json(RunDir(again).task(base.read_plan().tasks[0].id).fingerprint, conditions(cpu__model="x"))
     out = hpc_kit("bench", "compare", base.path, again, cwd=tmp_path)
     assert out.returncode == 2 and "it is not what done.json vouches for" in out.stderr
+
+
+def test_a_run_is_no_replicate_of_itself(base, tmp_path):
+    with pytest.raises(InputError, match="is named twice"):
+        compare_runs([base, base])
+    with pytest.raises(InputError, match="is named twice"):
+        write_baseline([base, base], tmp_path / "baseline.json", force=False)

@@ -9,7 +9,7 @@ from hpc_kit.bench.clocks import CpuClock, union
 from hpc_kit.bench.fitness import reasons
 from hpc_kit.bench.meters import Reading, between, joules, rapl
 from hpc_kit.bench.metrics import overhead, why_enough
-from hpc_kit.bench.order import median_interval
+from hpc_kit.bench.statistics import median_interval
 from hpc_kit.bench.timed import merged
 from hpc_kit.spec.job import load_job
 

@@ -8,6 +8,7 @@ from conftest import PROBE, hpc_kit, set_options
 from on_schedulers import SiteRun
 
 from hpc_kit.bench.scaling import scaling
+from hpc_kit.bench.statistics import Side, ratio
 from hpc_kit.plan import make_plan
 from hpc_kit.report.page import page
 from hpc_kit.report.summary import summarize
@@ -77,32 +78,38 @@ def test_one_node_and_two_are_blocks_of_one_run_on_slurm(tmp_path):
     assert one["used"] > 0.0 and two["communication"] > 0.0
 
 
-def rows(seconds: dict[int, float], **more) -> tuple[list, list]:
-    """Return tasks over `seconds`' numbers of nodes, and what a summary would say of each."""
-    job = load_job("scaling-sample", [f"grid={{resources.nodes: {list(seconds)}}}", "seeds=[0]"])
+def rows(seconds: dict[int, float], seeds: int = 1) -> tuple[list, list, list]:
+    """Return tasks over `seconds`' numbers of nodes, what a summary would say of each, and its epochs: those of a
+    further seed take 10 % longer."""
+    job = load_job("scaling-sample", [f"grid={{resources.nodes: {list(seconds)}}}", f"seeds={list(range(seeds))}"])
     tasks = make_plan(job).tasks
+    walls = [seconds[task.resources.nodes] * 1.1**task.seed for task in tasks]
     found = [
         {
             "state": "done",
-            "median_epoch_s": seconds[task.resources.nodes],
-            "interval": [0.9 * seconds[task.resources.nodes], 1.1 * seconds[task.resources.nodes]],
+            "median_epoch_s": wall,
             "phases": {"all_reduce_s": 0.5 if task.resources.nodes > 1 else None},
             "unfit": [],
-            **more,
         }
-        for task in tasks
+        for task, wall in zip(tasks, walls, strict=True)
     ]
-    return tasks, found
+    return tasks, found, [[wall] * 8 for wall in walls]
 
 
 def test_speedup_and_efficiency_are_those_over_the_smallest_size():
-    tasks, found = rows({1: 8.0, 2: 4.0, 4: 2.5})
-    [series] = scaling(tasks, found, lambda resources: 10.0 * resources.nodes)
+    [series] = scaling(*rows({1: 8.0, 2: 4.0, 4: 2.5}), lambda resources: 10.0 * resources.nodes)
     last = series.points[-1]
     assert series.unit == "nodes" and [point.size for point in series.points] == [1, 2, 4]
-    assert (last.speedup, last.efficiency, last.communication) == (3.2, 0.8, 0.2)
-    assert last.speedup_interval == pytest.approx([7.2 / 2.75, 8.8 / 2.25])
+    assert (last.speedup, last.efficiency, last.communication) == pytest.approx((3.2, 0.8, 0.2))
     assert last.cost == pytest.approx(40.0 * 2.5 / 3600)
+
+
+def test_the_interval_of_a_speedup_is_that_of_a_comparison_over_runs():
+    [series] = scaling(*rows({1: 8.0, 2: 4.0}, seeds=3), lambda resources: None)
+    effect = ratio(Side([[8.0], [8.8], [9.68]]), Side([[4.0], [4.4], [4.84]]))
+    assert series.points[1].speedup_interval == pytest.approx([effect.low, effect.high])
+    assert series.points[1].efficiency_interval == pytest.approx([effect.low / 2, effect.high / 2])
+    assert series.points[0].interval[0] < 8.0 and series.points[0].interval[1] > 9.68
 
 
 @pytest.mark.parametrize(
@@ -118,15 +125,14 @@ def test_speedup_and_efficiency_are_those_over_the_smallest_size():
     ],
 )
 def test_the_verdict_says_where_adding_nodes_stops_paying(seconds, said):
-    tasks, found = rows(seconds)
-    series = scaling(tasks, found, lambda resources: None)
+    series = scaling(*rows(seconds), lambda resources: None)
     assert (series[0].verdict if series else "").startswith(said) and bool(series) == bool(said)
 
 
 def test_a_size_that_failed_is_missing_with_its_reason():
-    tasks, found = rows({1: 8.0, 2: 4.0})
+    tasks, found, epochs = rows({1: 8.0, 2: 4.0})
     found[1] = {"state": "failed", "why": "out of disk"}
-    [series] = scaling(tasks, found, lambda resources: None)
+    [series] = scaling(tasks, found, epochs, lambda resources: None)
     assert [point.size for point in series.points] == [1]
     assert series.missing == ["resources.nodes=2 seed=0: failed: out of disk"]
     assert series.verdict == "one size alone was measured, 1 node: nothing to compare"

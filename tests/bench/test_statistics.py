@@ -10,7 +10,6 @@ from hpc_kit.bench.statistics import (
     WITHIN,
     Side,
     contrast,
-    effective_count,
     median_factor,
     ratio,
     slower_by,
@@ -82,13 +81,3 @@ def test_equal_sides_are_drawn_apart():
 def test_median_factor_is_that_of_normal_values(n):
     values = np.random.default_rng(n).normal(size=(60_000, n))
     assert median_factor(n) == pytest.approx(np.var(np.median(values, axis=1)) * n, rel=0.03)
-
-
-def test_epochs_with_memory_are_worth_less():
-    random = np.random.default_rng(0)
-    free, tied = random.normal(size=400), np.zeros(400)
-    for n in range(1, 400):
-        tied[n] = 0.6 * tied[n - 1] + free[n]
-    assert effective_count(free) > 330
-    assert effective_count(tied) == pytest.approx(400 * 0.4 / 1.6, rel=0.25)
-    assert effective_count([1.0, 1.0, 1.0, 1.0]) == 4
