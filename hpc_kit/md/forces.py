@@ -11,12 +11,15 @@ from ase.calculators.calculator import CalculationFailed, Calculator
 
 from hpc_kit.data.batches import GraphBatch
 from hpc_kit.data.structures import RejectedError
+from hpc_kit.md.recorded import recorded
 from hpc_kit.md.systems import Systems
 from hpc_kit.predict.calculator import energy_of
 from hpc_kit.predict.neighbours import Neighbours
 from hpc_kit.predict.predictor import Predictor
 from hpc_kit.spec.errors import InputError
 
+RECORD_AFTER = 300  # steps of the same systems after which a model's operations are recorded
+RECORDED = ("torchmd_et", "schnet", "physnet")  # models without a branch on values, which a recording would not see
 MOST_ALL_PAIRS = 64  # atoms of a molecule up to which all its pairs are looked at, in place of a neighbour list
 
 
@@ -24,22 +27,35 @@ class ModelForces:
     """Energies and forces of a trained model for all systems in one batch; of an ensemble their means.
 
     Molecules of at most MOST_ALL_PAIRS atoms have all their pairs looked at in each step; larger ones, crystals and
-    graphs with max_neighbors have a neighbour list with a `skin` (Angstrom) each. Positions and sums are float64; the
-    model computes in its own precision, around each system's centre. Raises InputError where the model has no
-    energy whose gradient is a force, or is not for these elements.
+    graphs with max_neighbors have a neighbour list with a `skin` (Angstrom) each. On a CPU the operations of RECORDED
+    models, where all pairs are within the cutoff, are recorded after `record_after` steps (None: never) and repeated
+    from there on.
+    Positions and sums are float64; the model computes in its own precision, around each system's centre. Raises
+    InputError where the model has no energy whose gradient is a force, or is not for these elements.
     """
 
-    def __init__(self, predictor: Predictor, skin: float = 0.5, target: str | None = None, unseen: bool = False):
+    def __init__(
+        self,
+        predictor: Predictor,
+        skin: float = 0.5,
+        target: str | None = None,
+        unseen: bool = False,
+        record_after: int | None = RECORD_AFTER,
+    ):
         self.predictor, self._skin, self._unseen = predictor, skin, unseen
         self.target = energy_of(predictor, target)
         self._place = list(predictor.units).index(self.target)
         self._per_atom = predictor.units[self.target] == "eV/atom"
         self._of: tuple = ()
+        charged = getattr(predictor.spec, "electrostatics", False)
+        able = predictor.device.type == "cpu" and predictor.spec.name in RECORDED and not charged
+        self._record_after = record_after if able else None
+        self._recorded: list | None = None
 
     def __call__(self, systems: Systems) -> tuple[np.ndarray, np.ndarray]:
         """Return (energies [S] eV, forces [N, 3] eV/Angstrom); NaN for a system that has no graph: with a position
         that is not finite, or atoms on top of each other."""
-        values, forces, _ = self.predictor.of_batch(self.batch(systems), self.target)
+        values, forces = self._derived(self.batch(systems))
         energies, forces = values[:, :, self._place].mean(axis=0), forces.mean(axis=0)
         if self._per_atom:
             energies, forces = energies * systems.counts, forces * systems.counts[self._owner][:, None]
@@ -48,11 +64,30 @@ class ModelForces:
             energies[self._lost], forces[self._lost[self._owner]] = np.nan, np.nan
         return energies, forces
 
+    def _derived(self, batch: GraphBatch) -> tuple[np.ndarray, np.ndarray]:
+        """Return predictions [M, G, T] and forces [M, N, 3] of each model."""
+        if self._lost.any() or not (self._record_after and self._pairs is not None and batch.src is self._whole[0]):
+            return self.predictor.of_batch(batch, self.target)[:2]
+        self._steps += 1
+        if self._steps == self._record_after:
+            self._recorded = [recorded(one, batch, self._place) for one in self.predictor.objectives]
+        if self._recorded is None:
+            return self.predictor.of_batch(batch, self.target)[:2]
+        found = zip(*(call(batch.pos) for call in self._recorded), strict=True)
+        return tuple(torch.stack(each).numpy() for each in found)
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the systems of now are moved by recorded operations."""
+        return self._recorded is not None
+
     def features(self, systems: Systems) -> np.ndarray:
-        """Return [N, F]: what the last layer of the model (of an ensemble, of the first) sees of each atom."""
+        """Return [N, F]: what the last layer of the model (of an ensemble, of the first) sees of each atom. Raises
+        InputError where a module of the user's own does not offer that."""
         batch = self.predictor.ready(self.batch(systems))
         with torch.no_grad():
-            return self.predictor.members[0].model.embed(batch).double().cpu().numpy()
+            embed, _ = self.predictor.members[0].model.parts(batch)
+            return embed(batch).double().cpu().numpy()
 
     def forget(self) -> None:
         """Do nothing: each step depends on the positions alone."""
@@ -90,6 +125,7 @@ class ModelForces:
             if reason:
                 formula = Atoms(systems.z[part]).get_chemical_formula()
                 raise InputError(f"{formula}: {reason.replace('--allow-unseen', 'allow_unseen: true')}")
+        self._steps, self._recorded = 0, None
         device = self.predictor.device
         self._owner = systems.system_of_atom
         self._z, self._atom_ptr = (torch.from_numpy(a.copy()).to(device) for a in (systems.z, systems.ptr))

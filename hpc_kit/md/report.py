@@ -17,6 +17,7 @@ from hpc_kit.md.novelty import FeatureRange
 from hpc_kit.md.reference import Reference, errors_on
 from hpc_kit.md.training import ELEMENTS, Range
 from hpc_kit.plan import Task
+from hpc_kit.spec.errors import InputError
 
 
 def report(
@@ -29,8 +30,15 @@ def report(
 ) -> dict[str, Any]:
     """Return the content of metrics.json."""
     asked = task.work.dynamics
-    fields = [_field(leg, seen) for leg in legs]
-    told = list(told)
+    told, fields = list(told), []
+    for leg in legs:
+        novelty = None
+        if seen is not None and leg.name == "model":
+            try:
+                novelty = FeatureRange(leg.forces, seen)
+            except InputError as error:
+                told.append(f"features are not held against the training's: {error}")
+        fields.append(_field(leg, seen, novelty))
     if asked.steps * asked.timestep_fs / 1000 < SHORT_PS:
         told.append(f"the run is shorter than {SHORT_PS:g} ps: its drift says little")
     return {
@@ -70,14 +78,13 @@ def _molecule(name: str, atoms: Atoms) -> dict[str, Any]:
     }
 
 
-def _field(leg: Leg, seen: Range | None) -> dict[str, Any]:
+def _field(leg: Leg, seen: Range | None, novelty: FeatureRange | None) -> dict[str, Any]:
     asked = leg.asked
     rate = leg.timed / leg.seconds if leg.seconds else None
     counts, atoms = (
         leg.systems.counts if len(leg.systems) else np.zeros(0),
         sum(map(len, leg.molecules)) * asked.replicas,
     )
-    novelty = FeatureRange(leg.forces, seen) if seen is not None and leg.name == "model" else None
     found = {
         "name": leg.name,
         "calculator": "GFN2-xTB" if leg.name == "xtb" else leg.forces.predictor.spec.name,

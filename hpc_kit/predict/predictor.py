@@ -89,8 +89,8 @@ class Predictor:
         self.spec, self.graph, self.units, self.forces = first.spec, first.graph, first.units, first.forces
         self.elements, self.periodic, self.dataset_sha256 = first.elements, first.periodic, first.dataset_sha256
         self.device, self.dtype = _device(device), _dtype(precision)
-        self._objectives = [member.objective().to(self.device) for member in members]
-        for objective in self._objectives:
+        self.objectives = [member.objective().to(self.device) for member in members]
+        for objective in self.objectives:
             objective.model.to(self.dtype)
             objective.forces = False  # they are derived where they are asked for
         self._described = np.ones(ELEMENTS, bool)
@@ -209,7 +209,7 @@ class Predictor:
         """Return of each model (predictions [M, G, T], forces [M, N, 3], derivative by strain [M, G, 3, 3] or None)
         on one batch, derived from `target`; see Objective.derive."""
         place, batch = list(self.units).index(target), self.ready(batch)
-        found = zip(*(objective.derive(batch, place, strain) for objective in self._objectives), strict=True)
+        found = zip(*(objective.derive(batch, place, strain) for objective in self.objectives), strict=True)
         return tuple(None if each[0] is None else torch.stack(each).cpu().numpy() for each in found)
 
     def reason_against(self, z: np.ndarray, pbc: np.ndarray, allow_unseen: bool) -> tuple[str, str]:
@@ -252,10 +252,10 @@ class Predictor:
             batch = self.ready(store.batch(members))
             if forces:
                 place = list(self.units).index(self.energy)
-                each = [objective.derive(batch, place)[:2] for objective in self._objectives]
+                each = [objective.derive(batch, place)[:2] for objective in self.objectives]
             else:
                 with torch.no_grad():
-                    each = [(objective.predict(batch)[0], None) for objective in self._objectives]
+                    each = [(objective.predict(batch)[0], None) for objective in self.objectives]
             values, pushes = zip(*each, strict=True)
             values = torch.stack(values).cpu().numpy()
             return [(values, torch.stack(pushes).cpu().numpy() if forces else None)]

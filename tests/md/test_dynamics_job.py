@@ -91,13 +91,13 @@ def test_xtb_keeps_its_energy_and_leaves_frames_to_train_on(xtb, trained):
 
 def test_a_restart_gives_the_same_numbers_to_the_last_bit(trained, tmp_path, monkeypatch):
     of = [f"dynamics.model={trained.path}", "dynamics.molecules=[ethanol]", "dynamics.steps=400", NO_LIMITS]
-    of += ["dynamics.equilibrate={steps: 200, timestep_fs: 0.1}"]
+    of += ["dynamics.equilibrate={steps: 20, timestep_fs: 0.1}"]
     whole = ran(tmp_path / "whole", *of)
     task = only_task(made(tmp_path / "again", *of))
     with monkeypatch.context() as patch:
         patch.setenv("HPC_KIT_DEADLINE", str(time.time() - 1))
-        for done in (200, 400):
-            with pytest.raises(Preempted, match=f"{done} of 600 steps are done"):
+        for done in (20, 220):
+            with pytest.raises(Preempted, match=f"{done} of 420 steps are done"):
                 run_task(task.path)
             assert task.read_progress()["done"] == done
     with next(task.parts.glob("*.frames")).open("ab") as file:
