@@ -20,7 +20,7 @@ def has_rdkit() -> bool:
 
 def molecule(found: Features, row: int) -> Any:
     """Return RDKit's molecule without its hydrogens, in the plane; None where no bonds are found."""
-    from rdkit import Chem
+    from rdkit import Chem, rdBase
 
     if found.pbc[row]:
         return None
@@ -31,7 +31,8 @@ def molecule(found: Features, row: int) -> Any:
     if mol is None:
         return None
     try:
-        return Chem.RemoveHs(mol)
+        with rdBase.BlockLogs():
+            return Chem.RemoveHs(mol)
     except ValueError:  # RDKit's errors of a molecule that it cannot make whole are ValueErrors
         return None
 
