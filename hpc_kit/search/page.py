@@ -51,7 +51,10 @@ def _searches(group: Group, title: str) -> Section:
         work = (f"{search.wall_s:.0f} s", str(search.workers), idle, optimizer)
         rows.append((search.label, counted(search.states), best, *work))
     columns = ("search", "trials", "best", "worked", "workers", "idle", "optimizer a trial")
-    text = "Idle: the share of the workers' time without a trial. Optimizer: its processor time for each trial."
+    text = (
+        "Idle: the share of the workers' time in which they waited for a trial while there were some to begin."
+        " Optimizer: its processor time for each trial."
+    )
     return Section(f"Searches{title}", text, columns=columns, rows=rows)
 
 

@@ -13,10 +13,13 @@ from rich.text import Text
 from hpc_kit.files import is_of_disk, write_atomically
 from hpc_kit.runs.layout import RunDir
 from hpc_kit.search import winner
+from hpc_kit.search.records import kind_of
 from hpc_kit.search.results import Search, write_table
 from hpc_kit.search.summary import counted, searches_of
 from hpc_kit.spec.errors import InputError, WorkError
 from hpc_kit.text import in_unit
+
+_OTHERS_WIDTH, _VALUE_WIDTH = 60, 12  # characters that a table of trials takes beside its values, and for each
 
 
 def chosen(run: RunDir, part: str) -> list[Search]:
@@ -46,23 +49,34 @@ def by_error(searches: Sequence[Search], top: int | None) -> list[dict[str, Any]
 
 
 def print_trials(searches: Sequence[Search], top: int, console: Console) -> None:
-    """Print the trials by error: a column for each value, and each search's counts."""
+    """Print the trials by error, with a column for each value where there is room; each search's counts, and the first
+    failure of each kind in full."""
     rows, several = by_error(searches, top), len(searches) > 1
     labels = {search.task.id: search.label for search in searches}
     keys = list(dict.fromkeys(key for search in searches for key in search.keys))
-    table = Table(*(["search"] if several else []), "trial", "error", "epoch", "state")
-    for key in [*(short_names(keys).values()), "why"]:
-        table.add_column(key, overflow="fold")
+    names = short_names(keys)
+    wide = console.width >= _OTHERS_WIDTH + _VALUE_WIDTH * len(keys)
+    table = Table()
+    for name in [*(["search"] if several else []), "trial", "error", "epoch", "state"]:
+        table.add_column(name, overflow="fold", no_wrap=name in ("trial", "error", "epoch"))
+    for name in names.values() if wide else ["values"]:
+        table.add_column(name, overflow="fold", min_width=None if wide else 26)
     for row in rows:
         epoch = "-" if row["epoch_s"] is None else f"{row['epoch_s']:.3g} s"
-        cells = [str(row["number"]), in_unit(row["error"], row["unit"]), epoch, row["state"]]
-        cells += [_value(row.get(key)) for key in keys]
-        table.add_row(*map(Text, [*([labels[row["search"]]] if several else []), *cells, row["reason"] or ""]))
+        state = ": ".join(word for word in (row["state"], kind_of(row["reason"])) if word)
+        cells = [str(row["number"]), in_unit(row["error"], row["unit"]), epoch, state]
+        values = {name: _value(row.get(key)) for key, name in names.items()}
+        if not wide:
+            values = {"": ", ".join(f"{name} {value}" for name, value in values.items() if value != "-")}
+        table.add_row(*map(Text, [*([labels[row["search"]]] if several else []), *cells, *values.values()]))
     console.print(table)
     for search in searches:
         total = search.task.work.amount()[0]
         said = f"{search.label}: {len(search.ended)} of {total} trials ended: {counted(search.states)}"
         console.print(said, markup=False, highlight=False, soft_wrap=True)
+        for trials in search.failures.values():
+            said = f"trial {trials[0].number}: {trials[0].reason}"
+            console.print(said, markup=False, highlight=False, soft_wrap=True)
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:

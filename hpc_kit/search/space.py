@@ -140,10 +140,8 @@ class Space:
     base: dict[str, Any]
 
     def active(self, values: Values) -> Iterator[Parameter]:
-        """Yield the parameters that apply where others have these values."""
-        for parameter in self.parameters:
-            if parameter.when is None or self.look_up(values, parameter.when[0]) in parameter.when[1]:
-                yield parameter
+        """Return the parameters that apply where others have these values."""
+        return (parameter for parameter in self.parameters if self._applies(parameter, values))
 
     def look_up(self, values: Values, key: str) -> Any:
         """Return what a trial with these values has at a dotted key: from the values, else from the base."""
@@ -159,7 +157,7 @@ class Space:
         """Return the values of a trial out of name -> value: those that apply, by the keys that they set."""
         values: Values = {}
         for parameter in self.parameters:  # a condition is on what stands before it
-            if parameter.when is None or self.look_up(values, parameter.when[0]) in parameter.when[1]:
+            if self._applies(parameter, values):
                 values[parameter.key] = chosen[parameter.name]
         return values
 
@@ -195,6 +193,9 @@ class Space:
                 self._make_apply(parameter, chosen)
                 chosen[parameter.name] = value
                 yield parameter, value, self.complete(chosen)
+
+    def _applies(self, parameter: Parameter, values: Values) -> bool:
+        return parameter.when is None or self.look_up(values, parameter.when[0]) in parameter.when[1]
 
     def _make_apply(self, parameter: Parameter, chosen: Values) -> None:
         """Change what others have so that `parameter` applies, where that can be."""

@@ -39,6 +39,7 @@ def test_the_table_has_the_trials_by_error_and_says_why_some_failed(searched, co
     assert {row["reason"] for row in shown[44:]} == {"not finite: the loss of epoch 1 is nan"}
     said = command("search", searched.path, "--top", "2").stdout
     assert "12 of 40 trials ended: 11 done, 1 failed" in said
+    assert "trial 3: not finite: the loss of epoch 1 is nan" in said
 
 
 def test_the_csv_has_every_column_also_before_any_trial_is_done(tmp_path):
