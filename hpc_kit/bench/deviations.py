@@ -63,6 +63,8 @@ def deviations(run: RunDir, table: Table) -> list[Deviation]:
             f"{run.path}: its grid varies {', '.join(others)} too: of a target there must be one setting, over seeds"
         )
     published = {row[AXIS]: row for row in table.rows}
+    if len(published) < len(table.rows):
+        raise InputError(f"{table.path}: has several studies of one target; deviations are from one study")
     maes: dict[str, list[float]] = {}
     missing: dict[str, list[str]] = {}
     units, guesses, graphs = {}, {}, {}

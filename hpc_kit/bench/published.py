@@ -52,8 +52,9 @@ def read_published(name: str) -> Table:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not text in UTF-8"
         names = allowed(name, shipped())
-        names = allowed(name, shipped())
-        raise InputError(f"{path}: {reason}; --published takes a CSV file or a name: {names}") from None
+        raise InputError(
+            f"{path}: {reason}; --published takes a CSV file or the name of a table that ships; {names}"
+        ) from None
     notes = tuple(line.lstrip("# ").rstrip() for line in lines if line.startswith("#"))
     said = dict(found.groups() for note in notes if (found := _SAID.match(note)))
     body = [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]

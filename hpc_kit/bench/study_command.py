@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from hpc_kit.bench.configurations import require_distinct
 from hpc_kit.bench.measures import NAMES, Measure, find_measures
 from hpc_kit.bench.published import published_studies, read_published
 from hpc_kit.bench.studies import Study, datasets, find_cell, normalised, read_study
@@ -21,6 +22,7 @@ def gather(runs: Sequence[Path], measures: Sequence[str], over: str | None, publ
     InputError where studies have other axes, other data, or not the cell to normalise to.
     """
     table = read_published(published) if published else None
+    require_distinct([RunDir(path) for path in runs])
     ours = [read_study(RunDir(path), measures) for path in runs]
     if len({study.name for study in ours}) < len(ours):
         ours = [Study(**{**vars(study), "name": path.name}) for study, path in zip(ours, runs, strict=True)]

@@ -9,6 +9,7 @@ from conftest import small_run
 from scipy import stats
 from some_runs import GRID, grid_run
 
+from hpc_kit.bench.deviations import deviations
 from hpc_kit.bench.measures import Measure
 from hpc_kit.bench.published import read_published
 from hpc_kit.bench.studies import Cell, Study, estimates, normalised, read_study
@@ -181,3 +182,10 @@ def test_a_published_table_that_contradicts_itself_is_refused(tmp_path, command,
     path.write_text("\n".join([*lines[:1], "study,model.hidden,test_mae", *lines[1:]]))
     out = command("bench", "table", "--published", path, "--measure", "test_mae")
     assert out.returncode == 2 and said in out.stderr
+
+
+def test_a_published_table_of_two_studies_is_none_to_deviate_from(tmp_path):
+    path = tmp_path / "two.csv"
+    path.write_text("study,data.target,test_mae\nbook,zpve,0.4\nother,zpve,0.9\n")
+    with pytest.raises(InputError, match="several studies of one target"):
+        deviations(small_run(tmp_path / "run", "seeds=[0]"), read_published(str(path)))
