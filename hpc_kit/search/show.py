@@ -49,8 +49,8 @@ def by_error(searches: Sequence[Search], top: int | None) -> list[dict[str, Any]
 
 
 def print_trials(searches: Sequence[Search], top: int, console: Console) -> None:
-    """Print the trials by error, with a column for each value where there is room; each search's counts, and the first
-    failure of each kind in full."""
+    """Print the trials by error, with a column for each value where there is room; each search's counts, and the
+    first failure of each kind in full."""
     rows, several = by_error(searches, top), len(searches) > 1
     labels = {search.task.id: search.label for search in searches}
     keys = list(dict.fromkeys(key for search in searches for key in search.keys))
@@ -60,7 +60,7 @@ def print_trials(searches: Sequence[Search], top: int, console: Console) -> None
     for name in [*(["search"] if several else []), "trial", "error", "epoch", "state"]:
         table.add_column(name, overflow="fold", no_wrap=name in ("trial", "error", "epoch"))
     for name in names.values() if wide else ["values"]:
-        table.add_column(name, overflow="fold", min_width=None if wide else 26)
+        table.add_column(name, overflow="fold")
     for row in rows:
         epoch = "-" if row["epoch_s"] is None else f"{row['epoch_s']:.3g} s"
         state = ": ".join(word for word in (row["state"], kind_of(row["reason"])) if word)
