@@ -56,9 +56,60 @@ def bonds_of(atoms: Atoms) -> np.ndarray:
     """Return [B, 2]: the bonds of a molecule, by its start geometry and covalent radii; none of what is periodic."""
     if atoms.pbc.any():
         return np.zeros((0, 2), np.int64)
-    radii = covalent_radii[atoms.numbers]
-    near = atoms.get_all_distances() < BOND * (radii[:, None] + radii)
-    return np.argwhere(np.triu(near, k=1))
+    return bonds_by(atoms.numbers, atoms.get_all_distances())
+
+
+def bonds_by(numbers: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """Return [B, 2]: the pairs that are nearer than BOND times the sum of their covalent radii; distance [n, n]."""
+    radii = covalent_radii[numbers]
+    return np.argwhere(np.triu(distance < BOND * (radii[:, None] + radii), k=1))
+
+
+def order_like(
+    numbers: np.ndarray, bonds: np.ndarray, other_numbers: np.ndarray, other_bonds: np.ndarray
+) -> np.ndarray | None:
+    """Return [n]: for each atom of one molecule the atom of another that has its element and bonds; None where the
+    two are not the same molecule. Of atoms that are alike, such as those of a methyl group, any will do."""
+    if sorted(numbers) != sorted(other_numbers) or len(bonds) != len(other_bonds):
+        return None
+    near, far = _partners(bonds, len(numbers)), _partners(other_bonds, len(numbers))
+
+    def kind(z: np.ndarray, partners: list[set[int]], atom: int) -> tuple:
+        return z[atom], sorted(z[i] for i in partners[atom])
+
+    queue: list[int] = []  # each atom after one that it is bonded to, where there is one
+    for atom in range(len(numbers)):
+        fresh = [atom] if atom not in queue else []
+        while fresh:
+            queue.append(fresh.pop(0))
+            fresh += [i for i in sorted(near[queue[-1]]) if i not in queue and i not in fresh]
+    found: dict[int, int] = {}
+
+    def place(depth: int) -> bool:
+        if depth == len(queue):
+            return True
+        atom = queue[depth]
+        before = [i for i in near[atom] if i in found]
+        for other in far[found[before[0]]] if before else range(len(numbers)):
+            if other in found.values() or kind(numbers, near, atom) != kind(other_numbers, far, other):
+                continue
+            if {found[i] for i in before} != far[other] & set(found.values()):
+                continue
+            found[atom] = other
+            if place(depth + 1):
+                return True
+            del found[atom]
+        return False
+
+    return np.array([found[i] for i in range(len(numbers))]) if place(0) else None
+
+
+def _partners(bonds: np.ndarray, atoms: int) -> list[set[int]]:
+    partners: list[set[int]] = [set() for _ in range(atoms)]
+    for a, b in bonds.tolist():
+        partners[a].add(b)
+        partners[b].add(a)
+    return partners
 
 
 def angles_of(bonds: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from hpc_kit.data.manifest import FILE_NAME, read_manifest
 from hpc_kit.data.shards import read_shard_set
 from hpc_kit.data.sources.frames import energy_and_forces
 from hpc_kit.md.forces import ModelForces
+from hpc_kit.md.molecules import bonds_by, bonds_of, order_like
 from hpc_kit.md.systems import Systems
 from hpc_kit.md.trajectory import read_frames
 from hpc_kit.spec.errors import InputError
@@ -35,44 +36,59 @@ class Reference:
 
 
 def read_reference(path: Path, start: Atoms, name: str) -> Reference:
-    """Read a shard set, or a file of frames. Raises InputError where it holds another molecule, or nothing."""
+    """Read a shard set, or a file of frames, and bring its atoms into the order of `start`.
+
+    Raises InputError where it holds another molecule, several, or nothing.
+    """
     if (path / FILE_NAME).exists():
         arrays = read_shard_set(path, read_manifest(path))
-        if not len(arrays.ids):
-            raise InputError(f"{path}: holds no frames")
-        if set(np.diff(arrays.atom_ptr)) != {len(start)}:
+        counts = np.diff(arrays.atom_ptr)
+        if len(counts) and set(counts) == {len(start)}:
+            shape = (len(counts), len(start))
+            z, pos = arrays.z.reshape(shape), arrays.pos.reshape(*shape, 3).astype(float)
+            forces = None if arrays.forces is None else arrays.forces.reshape(*shape, 3).astype(float)
+            found = Reference(pos, np.zeros(len(pos), int), arrays.targets.get("energy"), forces)
+            return _in_order(path, z, found, start, name)
+        if len(counts):
             raise _other(path, start, name)
-        shape = (len(arrays.ids), len(start))
-        _expect(path, arrays.z.reshape(shape), start, name)
-        forces = None if arrays.forces is None else arrays.forces.reshape(*shape, 3).astype(float)
-        pos = arrays.pos.reshape(*shape, 3).astype(float)
-        return Reference(pos, np.zeros(len(pos), int), arrays.targets.get("energy"), forces)
-    found = list(read_frames(path))
-    if not found:
         raise InputError(f"{path}: holds no frames")
-    for atoms in found:
-        if len(atoms) != len(start):
-            raise _other(path, start, name)
-        _expect(path, atoms.numbers, start, name)
-    said = [energy_and_forces(atoms) for atoms in found]
+    frames = list(read_frames(path))
+    if not frames:
+        raise InputError(f"{path}: holds no frames")
+    if any(len(atoms) != len(start) for atoms in frames):
+        raise _other(path, start, name)
+    said = [energy_and_forces(atoms) for atoms in frames]
     known = all(energy is not None and forces is not None for energy, forces in said)
-    return Reference(
-        np.stack([atoms.positions for atoms in found]),
-        np.array([int(atoms.info.get("replica", 0)) for atoms in found]),
+    found = Reference(
+        np.stack([atoms.positions for atoms in frames]),
+        np.array([int(atoms.info.get("replica", 0)) for atoms in frames]),
         np.array([float(energy) for energy, _ in said]) if known else None,
         np.stack([forces for _, forces in said]) if known else None,
     )
+    return _in_order(path, np.stack([atoms.numbers for atoms in frames]), found, start, name)
 
 
-def _expect(path: Path, numbers: np.ndarray, start: Atoms, name: str) -> None:
-    if not np.array_equal(np.broadcast_to(start.numbers, numbers.shape), numbers):
+def _in_order(path: Path, z: np.ndarray, found: Reference, start: Atoms, name: str) -> Reference:
+    """Return `found` with its atoms, z [F, n], in the order of those in `start` that are bonded alike. Bonds are
+    those of the mean distances of some frames."""
+    if not (z == z[0]).all():
+        raise InputError(f"{path}: its frames are not all of one molecule, with its atoms in one order")
+    if start.pbc.any():
+        order = np.arange(len(start)) if np.array_equal(z[0], start.numbers) else None
+    else:
+        some = found.pos[:_AT_ONCE]
+        distance = np.linalg.norm(some[:, :, None] - some[:, None], axis=3).mean(axis=0)
+        order = order_like(start.numbers, bonds_of(start), z[0], bonds_by(z[0], distance))
+    if order is None:
         raise _other(path, start, name)
+    forces = None if found.forces is None else found.forces[:, order]
+    return Reference(found.pos[:, order], found.replica, found.energy, forces)
 
 
 def _other(path: Path, start: Atoms, name: str) -> InputError:
     return InputError(
-        f"{path}: is the trajectory of another run: its frames do not have the {len(start)} atoms of {name}"
-        f" ({start.get_chemical_formula()}) in their order"
+        f"{path}: is the trajectory of another run: its frames are not {name} ({start.get_chemical_formula()}), or"
+        " their atoms are bonded otherwise"
     )
 
 

@@ -1,5 +1,6 @@
 """Bonds and angles in groups, the distances of distributions, and the drift with its interval."""
 
+import ase.io
 import numpy as np
 import pytest
 from ase.build import molecule
@@ -7,6 +8,7 @@ from ase.build import molecule
 from hpc_kit.md.distributions import band, blocks_of, compare, h_error, jensen_shannon, values_of
 from hpc_kit.md.drift import drift_of
 from hpc_kit.md.molecules import find_molecule, groups_of, read_molecule, shipped
+from hpc_kit.md.reference import read_reference
 from hpc_kit.spec.errors import InputError
 
 BOND = np.array([[0, 1]])
@@ -23,6 +25,20 @@ def test_groups_are_those_of_the_figure():
     assert groups["iso-propanol"]["C-C near O"] == 2 and "C-C far" not in groups["iso-propanol"]
     assert groups["naphthalene"]["C-C"] == 11 and not any("near" in name for name in groups["naphthalene"])
     assert groups["uracil"]["C-N"] == 4 and groups["pyrimidine"]["C-N"] == 4
+
+
+@pytest.mark.parametrize("name", ["ethanol", "uracil", "naphthalene"])
+def test_atoms_of_a_reference_are_brought_into_order_by_their_bonds(name, tmp_path):
+    start = read_molecule(find_molecule(name))
+    mixed = np.random.default_rng(0).permutation(len(start))
+    ase.io.write(tmp_path / "frames.xyz", [start[mixed]] * 3)
+    found = read_reference(tmp_path / "frames.xyz", start, name)
+    assert (mixed != np.arange(len(start))).any()
+    for group, members in groups_of(start).items():
+        expected = np.sort(values_of(start.positions[None], members))
+        np.testing.assert_allclose(np.sort(values_of(found.pos, members))[0], expected[0], atol=1e-6, err_msg=group)
+    with pytest.raises(InputError, match="is the trajectory of another run"):
+        read_reference(tmp_path / "frames.xyz", read_molecule(find_molecule("n-propanol")), "n-propanol")
 
 
 def test_values_are_lengths_and_angles():
