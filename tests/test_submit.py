@@ -264,7 +264,7 @@ task_directory(Path(folder)).write_done(2)
 def drive(run: RunDir, monkeypatch, code: str, *arguments: object):
     """Drive `run` with `code` in the place of a training; return the states of its tasks."""
 
-    def command(site, task, folder, nodes):
+    def command(site, task, folder, nodes, launched):
         return [sys.executable, "-c", code, str(folder.path), *map(str, arguments)]
 
     monkeypatch.setattr(attempt, "task_command", command)

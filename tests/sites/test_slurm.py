@@ -164,11 +164,12 @@ UNKNOWN = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
 
 
 def test_completed_job_whose_step_was_cancelled_is_not_called_done(slurm, tmp_path):
-    job = queue(tmp_path, "srun --ntasks=1 sleep 100; exit 0")
-    record(job, "running")
-    subprocess.run(f"until scancel {job}.0; do sleep 0.2; done", shell=True, check=True, timeout=20)
+    job = queue(tmp_path, f"srun --ntasks=1 sh -c 'touch {tmp_path}/on; sleep 100'; exit 0")
+    subprocess.run(f"until test -e {tmp_path}/on; do sleep 0.2; done", shell=True, check=True, timeout=60)
+    subprocess.run(["scancel", f"{job}.0"], check=True)
     found = accounted(job)
-    assert found.state == "cancelled" and f"COMPLETED, gpua001, and its step {job}.0: CANCELLED by" in found.evidence
+    assert found.state == "cancelled", found
+    assert f"COMPLETED, gpua001, and its step {job}.0: CANCELLED by" in found.evidence
 
 
 def test_step_that_srun_itself_cancelled_leaves_its_job_done(slurm, tmp_path):

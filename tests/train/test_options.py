@@ -216,7 +216,7 @@ def test_out_of_memory_says_how_large_the_batch_was(tmp_path):
     task = run.task(run.read_plan().tasks[0].id)
     code = SHORT_OF_MEMORY.format(path=str(task.path))
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert "WorkError epoch 0, batch 0: out of memory with 3600 graphs" in out.stdout, out.stdout + out.stderr
+    assert "OutOfMemory epoch 0, batch 0: out of memory with 3600 graphs" in out.stdout, out.stdout + out.stderr
     assert "Lower train.batch_size, or set train.batch_atoms below" in out.stdout
 
 
