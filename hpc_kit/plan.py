@@ -3,7 +3,6 @@
 Not for: what a task of one kind does (the rooms, kinds.py), or where and when tasks run (submit.py).
 """
 
-import hashlib
 import itertools
 import json
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, SerializeAsAny, ValidationError, model_validator
 
 from hpc_kit import kinds, machine
+from hpc_kit.files import content_sha256
 from hpc_kit.spec.document import Document
 from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.image import image_file
@@ -168,7 +168,7 @@ def _task(job: Job, cell: dict[str, Any], seed: int, work: Work) -> Task:
     content = {"kind": job.kind, **({"seed": seed} if job.varied else {}), **work.content()}
     if of_resources := {key: value for key, value in cell.items() if key.split(".")[0] == "resources"}:
         content["resources"] = of_resources
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    digest = content_sha256(content)[:12]
     return Task(
         schema_version=SCHEMA,
         id=f"{job.name}-seed{seed}-{digest}" if job.varied else f"{job.name}-{digest}",

@@ -15,7 +15,7 @@ import torch
 from hpc_kit.data.batches import GraphBatch, GraphStore
 from hpc_kit.data.sampling import Limits, cut
 from hpc_kit.data.shards import Arrays
-from hpc_kit.files import write_atomically
+from hpc_kit.explain.output import write_whole
 from hpc_kit.models.layers import sum_by_graph
 from hpc_kit.predict.predictor import Predictor
 from hpc_kit.spec.errors import WorkError
@@ -178,11 +178,7 @@ def write_features(path: Path, found: Features, label: str, units: dict[str, str
             for name, values in getattr(found, table).items():
                 file.create_dataset(f"{table}/{name}", data=values).attrs["unit"] = units[name]
         file.flush()
-        content = file.id.get_file_image()
-    try:
-        write_atomically(path, content)
-    except OSError as error:
-        raise WorkError(f"{path}: not written: {error.strerror}") from None
+        write_whole(path, file.id.get_file_image())
 
 
 def read_features(path: Path) -> Features:

@@ -5,22 +5,19 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator
 from rich.console import Console
 
-from hpc_kit.explain.job import Model, input_of, new_label
-from hpc_kit.files import file_sha256
+from hpc_kit.explain.job import Model, UntrainedError, input_of, name_and_units, new_label
 from hpc_kit.plan import Task, Varied, Works
 from hpc_kit.plan import Work as AnyWork
 from hpc_kit.predict.job import Paths
-from hpc_kit.predict.weights import find_models
+from hpc_kit.predict.weights import find_models, pinned
 from hpc_kit.runs.layout import RunDir
 from hpc_kit.runs.records import Record
-from hpc_kit.runs.stated import stated
 from hpc_kit.runs.status import TaskStatus
 from hpc_kit.spec.document import Strict
 from hpc_kit.spec.errors import InputError
 from hpc_kit.spec.job import Job as AnyJob
 from hpc_kit.spec.models import Positive
 from hpc_kit.spec.shipped import user_path
-from hpc_kit.spec.train import Weights
 from hpc_kit.text import in_unit
 
 Distance = Literal["euclidean", "cityblock", "cosine", "tanimoto"]
@@ -183,10 +180,6 @@ def too_few(structures: int, neighbors: int) -> str:
     )
 
 
-class UntrainedError(InputError):
-    """The target is not one that the models were trained on."""
-
-
 def models_of(asked: Embed) -> tuple[list[Learner], dict[str, str], list[str]]:
     """Return the models that were trained on a target asked for, the targets' units, and what a user should know.
     Raises InputError where there are none, UntrainedError where nobody was trained on a target."""
@@ -196,28 +189,21 @@ def models_of(asked: Embed) -> tuple[list[Learner], dict[str, str], list[str]]:
     notes: list[str] = []
     found = [one for path in asked.models for one in find_models(user_path(path))]
     for cell, weights in found:
-        path, told = weights.paths[0], stated(weights.paths[0])
-        if not isinstance(told.get("units"), dict) or not isinstance(told.get("spec"), dict):
-            raise InputError(f"{path}: is no whole best.pt of this hpc_kit")
-        theirs = {str(name): str(unit) for name, unit in told["units"].items()}
+        path = weights.paths[0]
+        name, theirs = name_and_units(path)
         trained[str(path)] = list(theirs)
         mine = {name: unit for name, unit in theirs.items() if not asked.target or name in asked.target}
         if not mine:
             continue
-        for name, unit in mine.items():
-            if units.setdefault(name, unit) != unit:
-                raise InputError(f"they predict {name} in different units: {units[name]}, {unit}")
-        name = str(told["spec"].get("name", told["spec"].get("module", "model")))
-        try:
-            first = Weights(path=str(path), sha256=file_sha256(path))
-        except OSError as error:
-            raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from None
+        for target, unit in mine.items():
+            if units.setdefault(target, unit) != unit:
+                raise InputError(f"they predict {target} in different units: {units[target]}, {unit}")
         if len(weights.paths) > 1:
             notes.append(f"{name}: of {len(weights.paths)} seeds the first is mapped: {path}")
         notes += weights.notes
         name = name if len(mine) > 1 else f"{name}-{next(iter(mine))}"
         label = new_label(name, [model.label for model in models])
-        models.append(Learner(label=label, cell=cell, weights=[first], units=mine))
+        models.append(Learner(label=label, cell=cell, weights=pinned([path]), units=mine))
     if gone := [name for name in asked.target if name not in units]:
         path, names = next(iter(trained.items()))
         raise UntrainedError(f"no model was trained on {gone[0]!r}: {path} was on {', '.join(names)}")

@@ -15,12 +15,12 @@ from hpc_kit.data.sampling import Limits, cut
 from hpc_kit.data.shards import Arrays, concatenate
 from hpc_kit.explain.attribution import METHODS, SIGNED, Attributed, attribute
 from hpc_kit.predict.inputs import open_inputs
-from hpc_kit.predict.predictor import BATCH, Predictor, nothing_left
+from hpc_kit.predict.predictor import BATCH, Members, Predictor, nothing_left
 from hpc_kit.spec.errors import InputError, WorkError, allowed
 
 
 @dataclass
-class Explained:
+class Explained(Members):
     """The maps of n structures with A atoms in all, by M models of an ensemble.
 
     maps: method -> [M, A]; prediction [M, n], truth [n] (NaN: not known), baseline: part -> [M, n], remainder:
@@ -40,17 +40,6 @@ class Explained:
 
     def __len__(self) -> int:
         return len(self.ids)
-
-    @property
-    def atom_ptr(self) -> np.ndarray:
-        """[n+1]: where the atoms of each structure begin in the maps."""
-        return np.concatenate([[0], np.cumsum(np.diff(self.arrays.atom_ptr)[self.index])]).astype(np.int64)
-
-    @property
-    def atoms(self) -> np.ndarray:
-        """[A]: the places in `arrays` of the atoms of all structures, in their order."""
-        ptr = self.arrays.atom_ptr
-        return np.concatenate([np.arange(ptr[i], ptr[i + 1]) for i in self.index] or [np.empty(0, np.int64)])
 
     @property
     def z(self) -> np.ndarray:

@@ -1,16 +1,16 @@
 """Jobs of kind "explain": what a user writes, and what came of a run. The login side; run.py is the node's."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 from rich.console import Console
 
 from hpc_kit.data.manifest import FILE_NAME, Manifest, read_manifest
-from hpc_kit.files import file_sha256
 from hpc_kit.plan import Task, Varied, Works
 from hpc_kit.plan import Work as AnyWork
 from hpc_kit.predict.job import Paths
-from hpc_kit.predict.weights import find_models
+from hpc_kit.predict.weights import find_models, pinned
 from hpc_kit.runs.layout import RunDir
 from hpc_kit.runs.records import Record
 from hpc_kit.runs.stated import stated
@@ -189,15 +189,9 @@ def models_of(asked: Explain) -> tuple[list[Model], str, str, list[str]]:
     are none, UntrainedError where the target is not theirs."""
     models, units, notes = [], {}, []
     for cell, found in [one for path in asked.models for one in find_models(user_path(path))]:
-        path, told = found.paths[0], stated(found.paths[0])
-        if not isinstance(told.get("units"), dict) or not isinstance(told.get("spec"), dict):
-            raise InputError(f"{path}: is no whole best.pt of this hpc_kit")
-        units[path] = told["units"]
-        name = str(told["spec"].get("name", told["spec"].get("module", "model")))
-        try:
-            weights = [Weights(path=str(path), sha256=file_sha256(path)) for path in found.paths]
-        except OSError as error:
-            raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from None
+        path = found.paths[0]
+        name, units[path] = name_and_units(path)
+        weights = pinned(found.paths)
         models.append(Model(label=new_label(name, [model.label for model in models]), cell=cell, weights=weights))
         notes += found.notes
     sums = [one.sha256 for model in models for one in model.weights]
@@ -209,10 +203,19 @@ def models_of(asked: Explain) -> tuple[list[Model], str, str, list[str]]:
         raise UntrainedError(f"the model predicts {', '.join(first)}: name one of them")
     for path, of_model in units.items():
         if target not in of_model:
-            raise UntrainedError(f"{path} was not trained on {target!r}, but on {', '.join(map(str, of_model))}")
-    if len(found := {str(of_model[target]) for of_model in units.values()}) > 1:
+            raise UntrainedError(f"{path} was not trained on {target!r}, but on {', '.join(of_model)}")
+    if len(found := {of_model[target] for of_model in units.values()}) > 1:
         raise InputError(f"they predict {target} in different units: {', '.join(sorted(found))}")
     return models, target, found.pop(), notes
+
+
+def name_and_units(path: Path) -> tuple[str, dict[str, str]]:
+    """Return the model that a best.pt says it holds, and target -> unit. Raises InputError where it says neither."""
+    told = stated(path)
+    if not isinstance(told.get("units"), dict) or not isinstance(told.get("spec"), dict):
+        raise InputError(f"{path}: is no whole best.pt of this hpc_kit")
+    units = {str(name): str(unit) for name, unit in told["units"].items()}
+    return str(told["spec"].get("name", told["spec"].get("module", "model"))), units
 
 
 def new_label(name: str, taken: list[str]) -> str:

@@ -81,7 +81,11 @@ def write_part(path: Path, part: Part, explainer: Explainer) -> None:
                     unit_of(name, explainer.unit, explainer.is_energy) if per_atom else explainer.unit
                 )
         file.flush()
-        content = file.id.get_file_image()
+        write_whole(path, file.id.get_file_image())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all. Raises WorkError."""
     try:
         write_atomically(path, content)
     except OSError as error:

@@ -13,7 +13,7 @@ from hpc_kit.files import file_sha256
 from hpc_kit.md.summary import print_summary, summarize
 from hpc_kit.plan import Varied, Works
 from hpc_kit.plan import Work as AnyWork
-from hpc_kit.predict.weights import find_weights
+from hpc_kit.predict.weights import find_weights, pinned
 from hpc_kit.runs.layout import task_directory
 from hpc_kit.runs.stated import stated
 from hpc_kit.spec.document import Document, Strict
@@ -245,7 +245,7 @@ class _Reader:
                             " the same"
                         )
             self.told += found.notes
-            return [Weights(path=str(path), sha256=file_sha256(path)) for path in found.paths]
+            return pinned(found.paths)
         except InputError as error:
             raise self.document.error(key, str(error)) from None
         except OSError as error:

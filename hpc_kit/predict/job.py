@@ -7,10 +7,9 @@ from pydantic import BeforeValidator, Field
 from rich.console import Console
 
 from hpc_kit.data.manifest import FILE_NAME, read_manifest
-from hpc_kit.files import file_sha256
 from hpc_kit.plan import Task, Varied, Works
 from hpc_kit.plan import Work as AnyWork
-from hpc_kit.predict.weights import find_weights
+from hpc_kit.predict.weights import find_weights, pinned
 from hpc_kit.runs.layout import RunDir
 from hpc_kit.runs.records import Record
 from hpc_kit.runs.stated import stated
@@ -109,11 +108,9 @@ def _weights(model: Path, document: Document) -> list[Weights]:
         for path in found:
             if "units" not in stated(path):
                 raise InputError(f"{path}: is no whole best.pt of this hpc_kit")
-        return [Weights(path=str(path), sha256=file_sha256(path)) for path in found]
+        return pinned(found)
     except InputError as error:
         raise document.error(("predict", "model"), str(error)) from None
-    except OSError as error:
-        raise document.error(("predict", "model"), f"{error.filename}: cannot be read: {error.strerror}") from None
 
 
 class Metrics(Record):

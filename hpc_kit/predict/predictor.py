@@ -26,8 +26,26 @@ DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
 BATCH = Limits(128, edges=65536)
 
 
+class Members:
+    """Structures of `arrays`, those whose places there are in `index`."""
+
+    arrays: Arrays
+    index: np.ndarray
+
+    @property
+    def atom_ptr(self) -> np.ndarray:
+        """[n+1]: where the atoms of each structure begin in what holds a row an atom."""
+        return np.concatenate([[0], np.cumsum(np.diff(self.arrays.atom_ptr)[self.index])]).astype(np.int64)
+
+    @property
+    def atoms(self) -> np.ndarray:
+        """[A]: the places in `arrays` of the atoms of all structures, in their order."""
+        ptr = self.arrays.atom_ptr
+        return np.concatenate([np.arange(ptr[i], ptr[i + 1]) for i in self.index] or [np.empty(0, np.int64)])
+
+
 @dataclass
-class Predicted:
+class Predicted(Members):
     """What is predicted for n structures of A atoms in all.
 
     ids [n]; units: target -> unit; values [n, T] in these; forces [A, 3] eV/Angstrom, where asked for. std,
@@ -55,17 +73,6 @@ class Predicted:
     def __getitem__(self, target: str) -> np.ndarray:
         """Return [n]: the values of one target."""
         return self.values[:, list(self.units).index(target)]
-
-    @property
-    def atom_ptr(self) -> np.ndarray:
-        """[n+1]: where the atoms of each structure begin in forces."""
-        return np.concatenate([[0], np.cumsum(np.diff(self.arrays.atom_ptr)[self.index])]).astype(np.int64)
-
-    @property
-    def atoms(self) -> np.ndarray:
-        """[A]: the places in `arrays` of the atoms of all structures, in their order."""
-        ptr = self.arrays.atom_ptr
-        return np.concatenate([np.arange(ptr[i], ptr[i + 1]) for i in self.index] or [np.empty(0, np.int64)])
 
     @property
     def true_forces(self) -> np.ndarray | None:

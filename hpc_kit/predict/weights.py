@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hpc_kit.files import file_sha256
 from hpc_kit.runs.layout import RunDir, TaskDir, task_directory
 from hpc_kit.spec.errors import InputError
+from hpc_kit.spec.train import Weights
 
 
 @dataclass
@@ -46,6 +48,14 @@ def find_models(path: Path) -> list[tuple[str, Found]]:
         return [("", find_weights(path))]
     run = RunDir(path)
     return [(cell, _done(run, cell, tasks)) for cell, tasks in _cells(run).items()]
+
+
+def pinned(paths: list[Path]) -> list[Weights]:
+    """Return files with their sha256. Raises InputError where one cannot be read."""
+    try:
+        return [Weights(path=str(path), sha256=file_sha256(path)) for path in paths]
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from None
 
 
 def _of_run(run: RunDir) -> Found:

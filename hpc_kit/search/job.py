@@ -160,13 +160,13 @@ def _try(work: Work, base: Document, document: Document) -> None:
             raise document.error(("search", "points", place, *key), reason)
     tried = [(("search", "space", *one.place), one.key, value, values) for one, value, values in space.corners()]
     tried += [(("search", "points", place), "", None, point) for place, point in enumerate(work.search.points)]
+    trainings = training.works(_each(base, [values for *_, values in tried]))  # of one reading of the data set
     for key, name, value, values in tried:
         try:
-            for _ in training.works(_one(base, values)):
-                pass
+            next(trainings)
         except InputError as error:
             what = f"{name}={value}" if name else in_words(values)
-            said = _message(str(error), values)
+            said = _message(str(error))
             raise document.error(key, f"{what} cannot be: {said}") from None
 
 
@@ -175,14 +175,15 @@ def _most_epochs(space: Space) -> int:
     return max([space.base["train"]["epochs"], *searched])
 
 
-def _one(base: Document, values: dict[str, Any]) -> Iterator[tuple[AnyJob, Document]]:
-    document = with_values(base, values, _TRIED)
-    yield document.check(training.Job), document
+def _each(base: Document, tried: list[dict[str, Any]]) -> Iterator[tuple[AnyJob, Document]]:
+    for values in tried:
+        document = with_values(base, values, _TRIED)
+        yield document.check(training.Job), document
 
 
 _TRIED = "tried"
 
 
-def _message(text: str, values: dict[str, Any]) -> str:
+def _message(text: str) -> str:
     """Return what an error says, without the place that a tried value has."""
     return " ".join(line.removeprefix(f"{_TRIED}: ") for line in text.split("\n"))

@@ -3,12 +3,11 @@
 Not for: which values (optimizer.py), running a trial (child.py).
 """
 
-import hashlib
-import json
 from typing import Any
 
 from pydantic import ValidationError
 
+from hpc_kit.files import content_sha256
 from hpc_kit.plan import Task, in_words
 from hpc_kit.search.space import Values
 from hpc_kit.spec.document import Document
@@ -30,8 +29,6 @@ def trial_work(task: Task, values: Values) -> training.Work:
     plain = {key: value.model_dump() for key, value in base.items() if value is not None}
     document = with_values(Document("trial", plain, {}), values, f"trial {in_words(values)}")
     job = document.check(_Trial)
-    if work.data.split != job.data.split:
-        raise InputError("a search keeps its split")
     fields = {"dataset": work.dataset, "dataset_sha256": work.dataset_sha256, "units": work.units}
     return training.Work(**fields, data=job.data, model=job.model, train=job.train, track=job.track)
 
@@ -50,7 +47,7 @@ def trial_task(task: Task, values: Values) -> Task:
     search, work = task.work.search, trial_work(task, values)
     seed = task.seed if search.trial_seed is None else search.trial_seed
     content = {"kind": "train", "seed": seed, **work.content()}
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    digest = content_sha256(content)[:12]
     words = in_words(values)
     return Task(
         schema_version=task.schema_version,
