@@ -19,12 +19,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
-from measure import spread, wall_and_memory
+from measure import machine_line, spread, wall_and_memory
 
 from hpc_kit.data.loader import Dataset
 from hpc_kit.data.manifest import read_manifest
 from hpc_kit.data.sampling import Limits
-from hpc_kit.runs import fingerprint
 from hpc_kit.spec.data import Graph
 
 GRAPH = Graph(cutoff=5.0)
@@ -160,9 +159,7 @@ def main() -> None:
     if arguments.part:
         {"stream": stream, "rank": one_rank}[arguments.part](*arguments.folders)
         return
-    machine = fingerprint.collect({}, {"torch": torch.__version__})
-    cpu, cores = machine["comparable"]["cpu"]["model"], machine["comparable"]["usable_cores"]
-    print(f"{cpu}, {cores} usable cores, fingerprint {machine['sha256'][:12]}; median (range) of {arguments.repeats}")
+    print(f"{machine_line(torch=torch.__version__)}; median (range) of {arguments.repeats}")
     with tempfile.TemporaryDirectory() as home:
         folder = Path(home) / "qm9"
         prepare_qm9(folder, arguments.limit)

@@ -14,12 +14,11 @@ import sys
 import time
 
 import numpy as np
-from measure import wall_and_memory
+from measure import machine_line, wall_and_memory
 
 from hpc_kit.embed.job import Umap
 from hpc_kit.embed.maps import maps_of
 from hpc_kit.embed.roughness import distances, indices, roughness
-from hpc_kit.runs import fingerprint
 
 
 def features(count: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -62,9 +61,7 @@ def main() -> None:
     if asked.part:
         part(asked.part[0], int(asked.part[1]), asked.width)
         return
-    found = fingerprint.collect({}, {"numpy": np.__version__})
-    cpu, cores = found["comparable"]["cpu"]["model"], found["comparable"]["usable_cores"]
-    print(f"{cpu}, {cores} usable cores, fingerprint {found['sha256'][:12]}; features of width {asked.width}\n")
+    print(f"{machine_line(numpy=np.__version__)}; features of width {asked.width}\n")
     print("| part | structures | wall s of the process | peak memory, MB | it says |\n|---|---|---|---|---|")
     for name, count in (
         ("umap-2", asked.structures),

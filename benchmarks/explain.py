@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measure import spread
+from measure import machine_line, spread
 from predict import GRAPH, HERE, SCHNET, SEED, Peer, molecules, times, write_best
 
 from hpc_kit import machine
@@ -30,7 +30,6 @@ from hpc_kit.data.batches import GraphStore
 from hpc_kit.data.shards import Arrays, pack
 from hpc_kit.data.sources.atoms import from_ase
 from hpc_kit.explain.explainer import Explainer
-from hpc_kit.runs import fingerprint
 
 Loop = Callable[[], list[np.ndarray]]
 
@@ -213,9 +212,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="a run of train-homo [it is made]")
     given = parser.parse_args()
     machine.keep_freed_memory()
-    found = fingerprint.collect({}, {"torch": torch.__version__})
-    cpu, cores = found["comparable"]["cpu"]["model"], found["comparable"]["usable_cores"]
-    print(f"{cpu}, {cores} usable cores, fingerprint {found['sha256'][:12]}; median (range) of {given.repeats}")
+    print(f"{machine_line(torch=torch.__version__)}; median (range) of {given.repeats}")
     with tempfile.TemporaryDirectory() as home:
         attributions(Path(home), given)
         trust(Path(home), given)

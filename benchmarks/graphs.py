@@ -20,11 +20,11 @@ import vesin
 from ase import Atoms
 from ase.io.cif import parse_cif
 from ase.neighborlist import neighbor_list
+from measure import machine_line
 
 from hpc_kit.data.graphs import radius_graph
 from hpc_kit.data.manifest import read_manifest
 from hpc_kit.data.shards import read_shard_set
-from hpc_kit.runs import fingerprint
 from hpc_kit.spec.shipped import shipped_folder
 
 try:
@@ -131,9 +131,7 @@ def main() -> None:
     if arguments.crystals:
         names = [line.split(",")[0] for line in (arguments.crystals / "id_prop.csv").read_text().split()]
         sets["JARVIS crystals"] = [ase.io.read(arguments.crystals / name, format="vasp") for name in names]
-    machine = fingerprint.collect({}, {})
-    cpu, cores = machine["comparable"]["cpu"]["model"], machine["comparable"]["usable_cores"]
-    print(f"{cpu}, {cores} usable cores, fingerprint {machine['sha256'][:12]}; microseconds a structure,")
+    print(f"{machine_line()}; microseconds a structure,")
     print(f"median (range) of {arguments.repeats}; atoms are the median, edges the mean\n")
     print(f"| what | {' | '.join(COLUMNS)} | ASE or pymatgen / ours |\n|{'---|' * (len(COLUMNS) + 2)}")
     differences = []

@@ -28,6 +28,15 @@ def wall_and_memory(argv: list[str], cwd: Path | None = None) -> tuple[float, fl
     return time.perf_counter() - began, peak / 2**20
 
 
+def machine_line(**versions: str) -> str:
+    """Return what a record begins with: CPU, cores, and the fingerprint of this machine and `versions`."""
+    from hpc_kit.runs import fingerprint  # which the environments of peers do not have
+
+    found = fingerprint.collect({}, versions)
+    cpu, cores = found["comparable"]["cpu"]["model"], found["comparable"]["usable_cores"]
+    return f"{cpu}, {cores} usable cores, fingerprint {found['sha256'][:12]}"
+
+
 def spread(values: list[float], form: str) -> str:
     """Return "median (least-greatest)"."""
     return f"{statistics.median(values):{form}} ({min(values):{form}}-{max(values):{form}})"

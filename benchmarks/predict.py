@@ -26,14 +26,13 @@ from ase import Atoms, units
 from ase.build import molecule
 from ase.md.verlet import VelocityVerlet
 from ase.neighborlist import neighbor_list
-from measure import spread
+from measure import machine_line, spread
 
 from hpc_kit import Calculator, Predictor, machine
 from hpc_kit.data.prepare import Settings, prepare
 from hpc_kit.data.sources import open_source
 from hpc_kit.data.sources.pieces import read_piece
 from hpc_kit.models import build_model, from_upstream
-from hpc_kit.runs import fingerprint
 from hpc_kit.spec import models as specs
 from hpc_kit.spec.data import Graph
 from hpc_kit.spec.shipped import shipped_folder
@@ -305,9 +304,7 @@ def main() -> None:
     )
     given = parser.parse_args()
     machine.keep_freed_memory()
-    found = fingerprint.collect({}, {"torch": torch.__version__})
-    cpu, cores = found["comparable"]["cpu"]["model"], found["comparable"]["usable_cores"]
-    print(f"{cpu}, {cores} usable cores, fingerprint {found['sha256'][:12]}; median (range) of {given.repeats}")
+    print(f"{machine_line(torch=torch.__version__)}; median (range) of {given.repeats}")
     with tempfile.TemporaryDirectory() as home:
         throughput(Path(home), given)
         from_the_shell(Path(home), given.repeats)

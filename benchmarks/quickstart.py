@@ -11,9 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from measure import spread, wall_and_memory
-
-from hpc_kit.runs import fingerprint
+from measure import machine_line, spread, wall_and_memory
 
 HPC_KIT = [sys.executable, "-m", "hpc_kit"]
 # One slot, so that `submit` does what `run` does: one task after the other.
@@ -30,10 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     repeats = parser.parse_args().repeats
-    machine = fingerprint.collect({}, {})
-    cpu = machine["comparable"]["cpu"]["model"]
-    cores = machine["comparable"]["usable_cores"]
-    print(f"{cpu}, {cores} usable cores, fingerprint {machine['sha256'][:12]}; medians (range) of {repeats}\n")
+    print(f"{machine_line()}; medians (range) of {repeats}\n")
     print("| what | measured | bound |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         cwd = Path(folder)

@@ -25,9 +25,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from measure import spread
+from measure import machine_line, spread
 
-from hpc_kit.runs import fingerprint
 from hpc_kit.runs.layout import RunDir
 from hpc_kit.search.compare import Group, against_time, against_trials, comparison, groups
 from hpc_kit.search.results import Search
@@ -74,9 +73,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--keep", type=Path, metavar="DIR", help="where the runs stay")
     given = parser.parse_args()
-    machine = fingerprint.collect({}, {})
-    cpu, cores = machine["comparable"]["cpu"]["model"], machine["comparable"]["usable_cores"]
-    print(f"{cpu}, {cores} usable cores, fingerprint {machine['sha256'][:12]}\n", flush=True)
+    print(f"{machine_line()}\n", flush=True)
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.keep or Path(temporary)

@@ -21,9 +21,8 @@ from pathlib import Path
 
 import psutil
 import yaml
-from measure import spread
+from measure import machine_line, spread
 
-from hpc_kit.runs import fingerprint
 from hpc_kit.runs.ledger import Ledger
 from hpc_kit.spec.site import load_site
 
@@ -64,9 +63,7 @@ def main() -> None:
     parser.add_argument("--site", type=Path)
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
-    machine = fingerprint.collect({}, {})
-    cpu, cores = machine["comparable"]["cpu"]["model"], machine["comparable"]["usable_cores"]
-    print(f"{cpu}, {cores} usable cores, fingerprint {machine['sha256'][:12]}; medians (range)\n")
+    print(f"{machine_line()}; medians (range)\n")
     print("| what | measured | bound |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         cwd = Path(folder)
