@@ -46,6 +46,8 @@ def explain(
 
     if ids and by:
         raise InputError("--by: the structures drawn are those that --id names; leave one of the two out")
+    if workers is not None and workers < 0:
+        raise InputError(f"--workers: must be at least 0 (got {workers})")
     gallery = {"by": "identifiers" if ids else by or "value", "identifiers": ids, "count": count}
     lines, section = explain_to(
         out,

@@ -61,9 +61,9 @@ def _checked(**fields: Any) -> Explain:
 
 def _make(folder: Path, force: bool) -> None:
     """Make the folder to write into, without what an earlier time has left there. Raises InputError where something
-    would be lost."""
+    would be lost: parts alone are what is left of a time that came to no end."""
     there = [folder / name for name in OUTPUTS if (folder / name).exists()]
-    if there and not force:
+    if there and there != [folder / "parts"] and not force:
         raise InputError(f"{there[0]}: exists; --force replaces it")
     try:
         folder.mkdir(parents=True, exist_ok=True)

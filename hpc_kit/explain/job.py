@@ -284,8 +284,9 @@ def verdicts(trust: dict[str, Any] | None) -> list[str]:
     for way, said in (("zero", "features of the top atoms zeroed"), ("remove", "top atoms removed")):
         plus = trust["fidelity"][way]["plus"]
         if plus is not None:
-            better = "more than" if plus["better"] else "not more than"
-            texts.append(f"{said}: {plus['value']:.4g} against {plus['random']:.4g} ({better} random atoms)")
+            verdict = "more than random atoms" if plus["better"] else "not more than random atoms"
+            verdict = verdict if plus["interval"] else "one structure only"
+            texts.append(f"{said}: {plus['value']:.4g} against {plus['random']:.4g} ({verdict})")
     agreed = trust["agreement"]
     texts.append(
         "agreement over seeds: one model only"

@@ -74,7 +74,7 @@ def explain(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["hpc_kit", "explain", *map(str, arguments), "--workers", "0"])
+        monkeypatch.setattr(sys, "argv", ["hpc_kit", "explain", "--workers", "0", *map(str, arguments)])
         with pytest.raises(SystemExit) as end:
             cli.main()
         return end.value.code or 0, *capsys.readouterr()
@@ -258,14 +258,18 @@ def test_command_writes_a_folder_and_refuses_what_does_not_fit(explain, energy_r
             energy_run.path, "water.extxyz", "--id", "a", "--by", "error",
         ],
         "gallery.identifiers: nobody: not among": [energy_run.path, "water.extxyz", "--id", "nobody"],
+        "--workers: must be at least 0 (got -1)": [energy_run.path, "water.extxyz", "--workers", "-1"],
         "gallery by error: the input states no true values": [energy_run.path, "water.extxyz", "--by", "error"],
     }  # fmt: skip
     for number, (message, arguments) in enumerate(asked.items()):
         code, out, errors = explain(*arguments, "--out", f"out{number}")
         assert code == 2 and out == "" and message in errors and len(errors.splitlines()) <= 2, errors
 
+    assert explain(energy_run.path, "water.extxyz", "--id", "nobody", "--out", "done")[0] == 2
+    assert (tmp_path / "done" / "parts").is_dir()
     code, out, errors = explain(parts, "water.extxyz", "--module", other, "--out", "done", "--trust")
     assert code == 0, errors
+    assert "(one structure only)" in out and "random atoms)" not in out
     assert "cam: weight of an atom (1 is the average)" in out and "agreement over seeds: one model only" in out
     assert (tmp_path / "done" / "page.html").stat().st_size > 500_000
     assert "done/parts: exists; --force replaces it" in explain(energy_run.path, "water.extxyz", "--out", "done")[2]
