@@ -46,9 +46,10 @@ def maps_of(features: np.ndarray, asked: Umap | None) -> Mapped:
     """
     rows, place = distinct_rows(features)
     distinct = np.ascontiguousarray(features[rows], dtype=np.float32)
-    neighbors = 2 if asked is None else asked.neighbors
-    if len(distinct) <= neighbors:
-        raise InputError(f"umap.neighbors: {too_few(len(distinct), neighbors)}")
+    if len(distinct) < 3:
+        raise InputError(f"a map needs 3 structures that differ, and there are {len(distinct)}")
+    if asked is not None and len(distinct) <= asked.neighbors:
+        raise InputError(f"umap.neighbors: {too_few(len(distinct), asked.neighbors)}")
     dimensions = [2, 3] if asked is None else asked.dimensions
     straight, explained = pca(distinct)
     found = {f"pca-{d}": straight[:, :d] for d in dimensions if d <= straight.shape[1]}

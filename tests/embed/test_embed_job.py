@@ -181,8 +181,11 @@ def test_map_of_principal_components_and_duplicates():
     mapped = maps_of(twice, None)
     assert mapped.distinct == 60
     np.testing.assert_array_equal(mapped.coordinates["pca-2"][60:], mapped.coordinates["pca-2"][:5])
-    with pytest.raises(InputError, match="there are 1 that differ"):
-        maps_of(np.ones((50, 4)), Umap())
+    with pytest.raises(InputError, match="15 neighbours of each structure, and there are 10 that differ"):
+        maps_of(plane[:10], Umap())
+    for asked in (None, Umap()):
+        with pytest.raises(InputError, match="a map needs 3 structures that differ, and there are 1"):
+            maps_of(np.ones((50, 4)), asked)
 
 
 def test_umap_keeps_neighbours_and_puts_the_rest_into_the_map():
