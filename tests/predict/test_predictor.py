@@ -145,7 +145,7 @@ def test_input_that_holds_nothing_is_refused(tmp_path, task):
     for given, message in (
         ([], "there is no structure"),
         (tmp_path / "empty", "empty: holds no structures"),
-        (tmp_path / "none.extxyz", "none: cannot be read to its end: InputError: the file is empty"),
+        (tmp_path / "none.extxyz", "none: cannot be read to its end: the file is empty"),
         (tmp_path / "gone.cif", "gone.cif: no such file"),
         ([tmp_path / "empty", task.read_task().work.dataset], "a shard set is predicted on alone"),
     ):

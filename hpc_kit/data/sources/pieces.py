@@ -70,7 +70,8 @@ def pieces_of(file: Path, stem: str, fault: str = "") -> Iterator[tuple[str, str
         except Exception as error:  # ASE's readers raise what comes
             if isinstance(error, OSError) and is_of_disk(error):
                 raise
-            yield stem, "bad", f"cannot be read to its end: {type(error).__name__}: {error}"
+            why = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+            yield stem, "bad", f"cannot be read to its end: {why}"
 
 
 def _many(file: Path, stem: str) -> Iterator[tuple[str, str, Any]]:
