@@ -203,7 +203,8 @@ def models_of(asked: Explain) -> tuple[list[Model], str, str, list[str]]:
         raise UntrainedError(f"the model predicts {', '.join(first)}: name one of them")
     for path, of_model in units.items():
         if target not in of_model:
-            raise UntrainedError(f"{path} was not trained on {target!r}, but on {', '.join(of_model)}")
+            named = "" if asked.target else ", the target of the first; name one that all were trained on"
+            raise UntrainedError(f"{path} was not trained on {target!r}, but on {', '.join(of_model)}{named}")
     if len(found := {of_model[target] for of_model in units.values()}) > 1:
         raise InputError(f"they predict {target} in different units: {', '.join(sorted(found))}")
     return models, target, found.pop(), notes

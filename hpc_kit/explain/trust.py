@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import t as student
 from torch import nn
 
 from hpc_kit.data.batches import GraphBatch
@@ -99,8 +100,8 @@ def kept(batch: GraphBatch, keep: torch.Tensor) -> GraphBatch:
 
 def told_fidelity(parts: Sequence[dict[str, dict[str, np.ndarray]]], method: str, factor: float) -> dict[str, Any]:
     """Return of what `fidelity` gave for several batches the means for one method, times `factor` (the unit): for
-    each way plus, minus, their random counterparts, the mean paired differences with their 95 % intervals, and
-    whether these are clear of zero on the right side."""
+    each way plus, minus, their random counterparts, the mean paired differences with their 95 % intervals (Student's
+    t), and whether these are clear of zero on the right side."""
     told: dict[str, Any] = {}
     for way in WAYS:
         told[way] = {}
@@ -114,7 +115,9 @@ def told_fidelity(parts: Sequence[dict[str, dict[str, np.ndarray]]], method: str
                 told[way][sign] = None
                 continue
             mean = float(difference.mean())
-            half = float(1.96 * difference.std(ddof=1) / len(difference) ** 0.5) if len(difference) > 1 else None
+            freedom = len(difference) - 1
+            wide = student.ppf(0.975, freedom) if freedom else 0.0
+            half = float(wide * difference.std(ddof=1) / len(difference) ** 0.5) if freedom else None
             told[way][sign] = {
                 "value": float(np.nanmean(ours)),
                 "random": float(np.nanmean(random)),

@@ -72,6 +72,14 @@ def test_atoms_alone_are_left_out():
     assert told_fidelity(found, "cam", 1.0)["remove"]["plus"]["structures"] == 1
 
 
+def test_few_structures_have_the_wide_interval_of_students_t():
+    values = {"plus cam": np.array([1.0, 2.0]), "plus random": np.zeros(2)}
+    part = {way: values | {"minus cam": np.zeros(2), "minus random": np.zeros(2)} for way in ("zero", "remove")}
+    plus = told_fidelity([part], "cam", 1.0)["zero"]["plus"]
+    assert plus["interval"] == pytest.approx([1.5 - 12.7062 * 0.5, 1.5 + 12.7062 * 0.5], rel=1e-4)
+    assert not plus["better"]
+
+
 def test_spearman_is_that_of_scipy_within_structures():
     from scipy.stats import spearmanr
 
