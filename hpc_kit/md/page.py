@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from html import escape
 from typing import Any
 
-from hpc_kit.md.summary import JUDGED, JUDGEMENTS, MEANINGS, MOVED, Metrics, ends, judged, moved
+from hpc_kit.md.summary import JUDGED, JUDGEMENTS, MEANINGS, MOVED, Metrics, ends, judged, moved, speeds
 from hpc_kit.plan import Plan
 from hpc_kit.runs.layout import RunDir
 from hpc_kit.svg import COLOURS, Figure, Marks, Section, plot
@@ -42,7 +42,7 @@ def sections_of(made: Row, label: str) -> Iterator[Section]:
             text.append(f"{field['name']}: distances that the training never saw: {', '.join(unseen)}.")
     yield Section(
         f"Dynamics, {label}",
-        " ".join([*text, MEANINGS, *made["told"]]),
+        " ".join([*text, f"{'; '.join(speeds(made))}.", MEANINGS, *made["told"]]),
         figures=list(_energies(made)),
         columns=MOVED,
         rows=moved(made),

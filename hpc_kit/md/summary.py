@@ -59,6 +59,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         ps = made["steps"] * made["timestep_fs"] / 1000
         title = f"{made['label']}: {made['steps']} steps of {made['timestep_fs']:g} fs ({ps:g} ps)"
         _print(console, title, MOVED, moved(made))
+        console.print("; ".join(speeds(made)), soft_wrap=True, highlight=False, markup=False)
         if made["transfer"]:
             _print(console, "held against the reference", JUDGED, judged(made))
             console.print(JUDGEMENTS, soft_wrap=True, highlight=False)
@@ -69,28 +70,16 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
 def _print(console: Console, title: str, columns: tuple[str, ...], rows: list[list[str]]) -> None:
     table = Table(title=title, title_justify="left")
     for name in columns:
-        table.add_column(name, overflow="fold")
+        table.add_column(name.replace(", ", "\n").replace("/", "/\n"), no_wrap=True)
     for row in rows:
         table.add_row(*row)
     console.print(table)
 
 
-MOVED = (
-    "forces",
-    "molecule",
-    "replicas",
-    "ended",
-    "first end",
-    "drift",
-    "T, K",
-    "new r",
-    "new f",
-    "steps/s",
-    "ns/day",
-)
+MOVED = ("forces", "molecule", "ended", "drift", "T, K", "new r", "new f")
 MEANINGS = (
-    "ended: replicas that ended early. drift: of the total energy, meV/atom/ps, with its 95 % interval. new r:"
-    " distances that the training never saw. new f: features of the model's last layer outside of the training's."
+    "ended: replicas that ended early, of all. drift: of the total energy, meV/atom/ps, with its 95 % interval. new"
+    " r: distances that the training never saw. new f: features of the model's last layer outside of the training's."
 )
 
 
@@ -105,24 +94,33 @@ def moved(made: Row) -> list[list[str]]:
                 [
                     field["name"],
                     one["name"],
-                    str(one["replicas"]),
-                    str(len(one["ended"])),
-                    "-" if one["first_end_ps"] is None else f"{one['first_end_ps']:.3g} ps",
+                    f"{len(one['ended'])} of {replicas(one)}",
                     drift_text(one["drift"]),
-                    f"{heat['mean']:.0f} ± {heat['sd']:.0f}" if heat else "-",
+                    f"{heat['mean']:.0f}" if heat else "-",
                     share,
                     number(one["features_outside"], ".2%"),
-                    number(field["steps_per_s"], ".1f"),
-                    number(field["ns_per_day"], ".3g"),
                 ]
             )
     return rows
 
 
-JUDGED = ("forces", "molecule", "E, meV/atom", "F, meV/Å", "first end", "h(r)", "bonds, Å", "angles, °")
+def replicas(one: Row) -> int:
+    """Return how many replicas of a molecule there were, those that ended in equilibration among them."""
+    return one["replicas"] + sum(end["phase"] == "equilibration" for end in one["ended"])
+
+
+def speeds(made: Row) -> Iterator[str]:
+    """Yield how fast each force field moved all its replicas, where any came beyond equilibration."""
+    for field in made["fields"]:
+        if field["steps_per_s"] is not None:
+            ns = f"{field['ns_per_day']:.3g} ns/day of each replica"
+            yield f"{field['name']}: {field['steps_per_s']:.1f} steps/s, {ns}"
+
+
+JUDGED = ("forces", "molecule", "E, meV/atom", "F, meV/Å", "end, ps", "h(r)", "bonds, Å", "angles, °")
 JUDGEMENTS = (
-    "E, F: mean absolute errors on reference frames, of energies up to a constant. h(r): error of all distances."
-    " bonds, angles: mean Wasserstein distance to the reference."
+    "E, F: mean absolute errors on reference frames, of energies up to a constant. end: of the first replica, 0 in"
+    " equilibration. h(r): error of all distances. bonds, angles: mean Wasserstein distance to the reference."
 )
 
 
@@ -137,7 +135,7 @@ def judged(made: Row) -> list[list[str]]:
                 one["molecule"],
                 number(errors.get("energy_mae"), ".3g"),
                 number(errors.get("force_mae"), ".3g"),
-                "none" if one["first_end_ps"] is None else f"{one['first_end_ps']:.3g} ps",
+                "none" if one["first_end_ps"] is None else f"{one['first_end_ps']:.3g}",
                 number(one["h_error"], ".3f"),
                 number(_mean(one, "Angstrom"), ".4f"),
                 number(_mean(one, "degree"), ".2f"),
@@ -156,11 +154,11 @@ def ends(made: Row) -> Iterator[str]:
 
 
 def drift_text(drift: Row | None) -> str:
-    """Return a drift with its interval in words."""
+    """Return a drift and how far its interval reaches to either side."""
     if drift is None:
         return "-"
     low, high = drift["interval"]
-    return f"{drift['value']:.3g} ({low:.2g} to {high:.2g})"
+    return f"{drift['value']:.2g} ± {(high - low) / 2:.1g}"
 
 
 def number(value: float | None, form: str) -> str:

@@ -1,6 +1,8 @@
 """Jobs of kind dynamics: to their end, from where they were stopped, held against a reference, and refused."""
 
+import io
 import json
+import re
 import time
 from pathlib import Path
 
@@ -9,11 +11,13 @@ import numpy as np
 import pytest
 from ase import Atoms
 from conftest import run_small
+from rich.console import Console
 
 from hpc_kit.data.manifest import read_manifest
 from hpc_kit.data.prepare import Settings, prepare
 from hpc_kit.data.sources import open_source
 from hpc_kit.md.page import sections_of
+from hpc_kit.md.summary import print_summary
 from hpc_kit.md.trajectory import last_frames, read_frames
 from hpc_kit.plan import make_plan
 from hpc_kit.report.page import write_page
@@ -136,6 +140,11 @@ def test_transfer_is_judged_against_xtb_beside_an_untrained_model(trained, tmp_p
     write_page(task.run, tmp_path / "page.html", False)
     assert "n-propanol, last frame" in (tmp_path / "page.html").read_text()
     assert summarize(task.run)["dynamics"][0]["transfer"]
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_summary(summarize(task.run), console)
+    lines = [re.sub(r"\W+", " ", line).strip() for line in console.export_text().splitlines()]
+    assert [line for line in lines if re.match("xtb n propanol 0 of 2 ", line)]
+    assert [line for line in lines if re.match("direct ethanol ethanol [012] of 2 ", line)]
 
 
 def test_a_break_is_told_with_frame_and_reason_and_the_rest_goes_on(trained, tmp_path):
