@@ -38,18 +38,23 @@ def read_molecule(path: Path) -> Atoms:
         found = ase.io.read(path, "0")
     except Exception as error:  # ASE's readers raise what comes
         raise InputError(f"{path}: cannot be read: {type(error).__name__}: {error}") from None
-    if not len(found) or not np.isfinite(found.positions).all():
-        raise InputError(f"{path}: holds no atoms, or positions that are not finite")
-    distance = found.get_all_distances(mic=bool(found.pbc.any()))
-    np.fill_diagonal(distance, np.inf)
-    radii = covalent_radii[found.numbers]
-    if len(found) > 1 and (near := distance / (radii[:, None] + radii)).min() < OVERLAP:
-        i, j = np.unravel_index(near.argmin(), near.shape)
-        a, b = (f"{chemical_symbols[found.numbers[k]]}{k}" for k in (i, j))
-        raise InputError(
-            f"{path}: atoms {a} and {b} overlap: {distance[i, j]:.3g} Angstrom apart; mend the start geometry"
-        )
+    check_geometry(found, str(path))
     return found
+
+
+def check_geometry(atoms: Atoms, source: str) -> None:
+    """Raise InputError where there are no atoms, a position is not finite, or atoms overlap; `source` holds them."""
+    if not len(atoms) or not np.isfinite(atoms.positions).all():
+        raise InputError(f"{source}: holds no atoms, or positions that are not finite")
+    distance = atoms.get_all_distances(mic=bool(atoms.pbc.any()))
+    np.fill_diagonal(distance, np.inf)
+    radii = covalent_radii[atoms.numbers]
+    if len(atoms) > 1 and (near := distance / (radii[:, None] + radii)).min() < OVERLAP:
+        i, j = np.unravel_index(near.argmin(), near.shape)
+        a, b = (f"{chemical_symbols[atoms.numbers[k]]}{k}" for k in (i, j))
+        raise InputError(
+            f"{source}: atoms {a} and {b} overlap: {distance[i, j]:.3g} Angstrom apart; mend the start geometry"
+        )
 
 
 def bonds_of(atoms: Atoms) -> np.ndarray:

@@ -11,6 +11,7 @@ from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from hpc_kit.files import atomic_path
+from hpc_kit.md.molecules import check_geometry
 from hpc_kit.md.systems import Systems
 from hpc_kit.spec.errors import InputError, WorkError
 
@@ -118,7 +119,8 @@ def _write_h5(path: Path, frames: np.ndarray, start: Atoms, timestep_fs: float, 
 def last_frames(path: Path, molecule: Atoms, name: str) -> list[Atoms]:
     """Return the last frame of each replica in a trajectory that a task wrote (.extxyz or .h5), with momenta.
 
-    Raises InputError where the file is no such trajectory, or is one of another molecule.
+    Raises InputError where the file is no such trajectory, is one of another molecule, or where a last frame has
+    atoms that overlap, or positions or velocities that are not finite.
     """
     frames = list(read_frames(path))
     if not frames:
@@ -132,6 +134,11 @@ def last_frames(path: Path, molecule: Atoms, name: str) -> list[Atoms]:
     last: dict[int, Atoms] = {}
     for atoms in frames:
         last[atoms.info.get("replica", 0)] = atoms
+    for replica, atoms in last.items():
+        source = f"{path}: the last frame of replica {replica}"
+        check_geometry(atoms, source)
+        if not np.isfinite(atoms.get_momenta()).all():
+            raise InputError(f"{source}: holds velocities that are not finite")
     return [last[replica] for replica in sorted(last)]
 
 

@@ -112,6 +112,20 @@ def test_a_restart_gives_the_same_numbers_to_the_last_bit(trained, tmp_path, mon
     assert metrics(task)["fields"][0]["molecules"] == metrics(whole)["fields"][0]["molecules"]
 
 
+def test_a_restart_of_xtb_gives_the_same_numbers_to_the_last_bit(tmp_path, monkeypatch):
+    of = ["dynamics.steps=400", NO_LIMITS]
+    whole = ran(tmp_path / "whole", *of, job="xtb-ethanol")
+    task = only_task(made(tmp_path / "again", *of, job="xtb-ethanol"))
+    with monkeypatch.context() as patch:
+        patch.setenv("HPC_KIT_DEADLINE", str(time.time() - 1))
+        for done in (20, 220):
+            with pytest.raises(Preempted, match=f"{done} of 420 steps are done"):
+                run_task(task.path)
+    run_task(task.path)
+    ours, theirs = (next(one.parts.glob("*.frames")).read_bytes() for one in (task, whole))
+    assert ours == theirs and len(ours) > 0
+
+
 def test_transfer_is_judged_against_xtb_beside_an_untrained_model(trained, tmp_path):
     task = ran(
         tmp_path / "run",
@@ -172,6 +186,22 @@ def test_dynamics_go_on_from_the_last_frames_of_a_trajectory(xtb, trained, tmp_p
     last = last_frames(file, first, "ethanol")[0]
     np.testing.assert_allclose(first.positions, last.positions, atol=1e-7)
     np.testing.assert_allclose(first.get_momenta(), last.get_momenta(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda atoms: atoms.positions.__setitem__(0, np.nan), "positions that are not finite"),
+        (lambda atoms: atoms.positions.__setitem__(1, atoms.positions[0] + 0.1), "atoms C0 and C1 overlap"),
+        (lambda atoms: atoms.set_momenta(np.full((len(atoms), 3), np.nan)), "velocities that are not finite"),
+    ],
+)
+def test_a_start_that_cannot_be_gone_on_from_is_refused(change, reason, xtb, tmp_path):
+    frames = ase.io.read(next(xtb.parts.glob("*.extxyz")), ":")
+    change(frames[-1])
+    ase.io.write(tmp_path / "start.extxyz", frames, format="extxyz")
+    with pytest.raises(InputError, match=f"the last frame of replica 1: .*{reason}"):
+        last_frames(tmp_path / "start.extxyz", frames[0], "ethanol")
 
 
 def test_a_trajectory_of_another_run_is_refused(xtb, trained, tmp_path):
