@@ -33,6 +33,16 @@ class Guard:
         self.outside = np.zeros(len(molecules), np.int64)
         self.by_pair = np.zeros(0 if seen is None else len(seen.shortest), np.int64)
 
+    def unwatched(self, names: Sequence[str]) -> list[str]:
+        """Return in words, for the molecules of these `names`, what is not looked at in each of them."""
+        told = []
+        for name, atoms in zip(names, self._molecules, strict=True):
+            if atoms.pbc.any():
+                told.append(f"{name}: bonds, close pairs and atoms that fly away are not watched in a crystal")
+            elif len(atoms) > MOST_ALL_PAIRS:
+                told.append(f"{name}: close pairs are not watched in molecules of over {MOST_ALL_PAIRS} atoms")
+        return told
+
     def begin(self, verlet: Verlet) -> None:
         """Take the total energies of now as those to be kept."""
         self.start = verlet.total()
@@ -51,8 +61,7 @@ class Guard:
             for i in np.flatnonzero(wrong).tolist():
                 found.setdefault(i, say(i))
 
-        finite = np.isfinite(systems.sums(np.abs(verlet.forces).sum(axis=1))) & np.isfinite(verlet.energies)
-        finite &= np.isfinite(systems.sums(np.abs(systems.pos).sum(axis=1)))
+        finite = verlet.finite()
         tell(~finite, lambda i: "NaN: energy, forces or positions are not finite")
         if not finite.all():
             return found

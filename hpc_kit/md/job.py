@@ -79,7 +79,7 @@ class Dynamics(Strict):
     start: Text | None = None
     ending: Literal["extxyz", "h5"] = "extxyz"
     precision: Literal["fp32", "fp64"] = "fp32"
-    skin: Annotated[float, Field(ge=0)] = 0.5
+    skin: Annotated[float, Field(ge=0, le=20)] = 0.5
     target: Text | None = None
     limits: Limits = Limits()
     training: Text | None = None

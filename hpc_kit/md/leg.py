@@ -133,6 +133,9 @@ class Leg:
             for molecule in range(len(self.names)):
                 self.frames(molecule).cut(0)
             self.verlet = Verlet(systems, self.forces, self.dt)
+            if len(bad := systems.molecule[~self.verlet.finite()]):
+                name = self.names[bad[0]]
+                raise WorkError(f"{self.name}: energy or forces of {name} are not finite at the start")
 
     def _start_production(self) -> None:
         if self.starts is None:

@@ -87,7 +87,7 @@ def _in_order(path: Path, z: np.ndarray, found: Reference, start: Atoms, name: s
 
 def _other(path: Path, start: Atoms, name: str) -> InputError:
     return InputError(
-        f"{path}: is the trajectory of another run: its frames are not {name} ({start.get_chemical_formula()}), or"
+        f"{path}: is of another molecule: its frames are not {name} ({start.get_chemical_formula()}), or"
         " their atoms are bonded otherwise"
     )
 

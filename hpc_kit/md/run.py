@@ -90,12 +90,14 @@ class _Run:
         asked = self.work.dynamics
         molecules = [self.molecules[one] for one in names]
         forces = xtb_forces(self.task.resources.cpus_per_rank) if name == "xtb" else self._model(name)
+        guard = Guard(molecules, asked.limits, asked.temperature_K, seen)
+        self.told += guard.unwatched(names)
         return Leg(
             name=name,
             names=names,
             molecules=molecules,
             forces=forces,
-            guard=Guard(molecules, asked.limits, asked.temperature_K, seen),
+            guard=guard,
             asked=asked,
             folder=self.directory.parts,
             task=self.task.id,

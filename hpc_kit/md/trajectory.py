@@ -128,7 +128,7 @@ def last_frames(path: Path, molecule: Atoms, name: str) -> list[Atoms]:
     other = next((a for a in frames if not np.array_equal(a.numbers, molecule.numbers)), None)
     if other is not None:
         raise InputError(
-            f"{path}: is the trajectory of another run: its frames are {other.get_chemical_formula()} with atoms in"
+            f"{path}: is of another molecule: its frames are {other.get_chemical_formula()} with atoms in"
             f" another order or number than {name}, {molecule.get_chemical_formula()}"
         )
     last: dict[int, Atoms] = {}

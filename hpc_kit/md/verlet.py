@@ -27,6 +27,11 @@ class Verlet:
         self.systems, self.timestep, self._of = systems, timestep, forces
         self.energies, self.forces = found or forces(systems)
 
+    def finite(self) -> np.ndarray:
+        """[S]: whether a system's energy, forces and positions are all finite."""
+        of_atoms = np.abs(self.forces).sum(axis=1) + np.abs(self.systems.pos).sum(axis=1)
+        return np.isfinite(self.energies) & np.isfinite(self.systems.sums(of_atoms))
+
     def total(self) -> np.ndarray:
         """[S] eV: potential and kinetic energy."""
         return self.energies + self.systems.kinetic()

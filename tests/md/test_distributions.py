@@ -37,7 +37,7 @@ def test_atoms_of_a_reference_are_brought_into_order_by_their_bonds(name, tmp_pa
     for group, members in groups_of(start).items():
         expected = np.sort(values_of(start.positions[None], members))
         np.testing.assert_allclose(np.sort(values_of(found.pos, members))[0], expected[0], atol=1e-6, err_msg=group)
-    with pytest.raises(InputError, match="is the trajectory of another run"):
+    with pytest.raises(InputError, match="is of another molecule"):
         read_reference(tmp_path / "frames.xyz", read_molecule(find_molecule("n-propanol")), "n-propanol")
 
 

@@ -25,7 +25,7 @@ from hpc_kit.report.summary import summarize
 from hpc_kit.runs.create import create_run
 from hpc_kit.runs.layout import RunDir, TaskDir
 from hpc_kit.spec.data import Graph
-from hpc_kit.spec.errors import InputError, Preempted
+from hpc_kit.spec.errors import InputError, Preempted, WorkError
 from hpc_kit.spec.job import load_job
 from hpc_kit.spec.site import load_site
 from hpc_kit.task import run_task
@@ -204,11 +204,18 @@ def test_a_start_that_cannot_be_gone_on_from_is_refused(change, reason, xtb, tmp
         last_frames(tmp_path / "start.extxyz", frames[0], "ethanol")
 
 
+def test_a_calculator_that_gives_nan_at_the_start_ends_with_a_sentence(tmp_path, monkeypatch):
+    nothing = lambda cores: lambda systems: (np.full(len(systems), np.nan), np.zeros(systems.pos.shape))  # noqa: E731
+    monkeypatch.setattr("hpc_kit.md.run.xtb_forces", nothing)
+    with pytest.raises(WorkError, match="xtb: energy or forces of ethanol are not finite at the start"):
+        ran(tmp_path / "run", "dynamics.calculator=xtb", "dynamics.model=null", "dynamics.molecules=[ethanol]")
+
+
 def test_a_trajectory_of_another_run_is_refused(xtb, trained, tmp_path):
     file = next(xtb.parts.glob("*.extxyz"))
     other = ["dynamics.molecules=[n-propanol]", f"dynamics.model={trained.path}"]
     for keys in ([f"dynamics.start={file}"], [f"dynamics.reference={{n-propanol: {file}}}"]):
-        with pytest.raises(InputError, match="is the trajectory of another run"):
+        with pytest.raises(InputError, match="is of another molecule"):
             ran(tmp_path / str(len(keys[0])), *other, *keys)
     task = only_task(made(tmp_path / "state", f"dynamics.model={trained.path}"))
     task.parts.mkdir()

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from ase.build import molecule
+from ase.build import bulk, molecule
 
 from hpc_kit.md.guard import Guard
 from hpc_kit.md.job import Limits
@@ -85,3 +85,10 @@ def test_a_pair_closer_than_the_training_saw_ends_and_others_are_counted():
     guard.count(verlet.systems)
     assert 0 < guard.outside[0] < guard.looked[0]
     assert guard.by_pair.sum() == guard.outside[0]
+
+
+def test_what_is_not_watched_is_told():
+    guard = Guard([ETHANOL, bulk("NaCl", "rocksalt", a=5.64), molecule("C60") + ETHANOL], Limits(), 300.0, None)
+    crystal, large = guard.unwatched(["ethanol", "salt", "large"])
+    assert crystal == "salt: bonds, close pairs and atoms that fly away are not watched in a crystal"
+    assert large == "large: close pairs are not watched in molecules of over 64 atoms"
