@@ -86,8 +86,8 @@ class Moved:
         assert self.forces.forces.is_recorded == recorded
 
     def run(self, steps: int) -> tuple[float, float]:
-        """Move from the start anew; return steps a second, and the share of the time outside of the model. The weights
-        are as drawn: in a long run they would break the molecule."""
+        """Move from the start anew; return steps a second, and the share of the time outside of the model. Weights as
+        drawn would break the molecule in a long run."""
         verlet, systems = self.verlet, self.verlet.systems
         systems.pos, systems.momenta = self.pos.copy(), np.zeros_like(self.pos)
         verlet.energies, verlet.forces = self.forces(systems)

@@ -169,11 +169,12 @@ def grid_of(study: Study, axes: tuple[str, str]) -> dict[str, tuple[list[str], l
 
 def _print(study: Study, title: str, texts: dict[Place, str], axes: tuple[str, str], console: Console) -> None:
     for name, (rows, columns, places) in grid_of(study, axes).items():
-        console.print(f"{title}{f' ({name})' if name else ''}", soft_wrap=True, highlight=False)
+        sides = f"rows: {_short(axes[0])}" + (f", columns: {_short(axes[1])}" if axes[1] else "")
+        console.print(f"{title}{f' ({name})' if name else ''}; {sides}", soft_wrap=True, highlight=False)
         table = Table()
-        table.add_column(f"{_short(axes[0])} ↓" + (f"\n{_short(axes[1])} →" if axes[1] else ""))
+        table.add_column("", overflow="fold")
         for column in columns:
-            table.add_column(column, justify="right")
+            table.add_column(column, justify="right", overflow="fold")
         for row in rows:
             table.add_row(row, *(texts.get(places.get((row, column)), "-") for column in columns))
         console.print(table)

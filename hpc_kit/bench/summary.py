@@ -94,14 +94,18 @@ def spread(row: dict[str, Any]) -> str:
     return "{:.4g} to {:.4g} s".format(*row["interval"]) + f" ({row['width']:.1%})"
 
 
+# Heads that leave a terminal of 80 columns room for the intervals.
+_HEADS = {"nodes x ranks x cores": "nodes x\nranks x\ncores", "efficiency": "effi-\nciency"}
+
+
 def _print_series(series: Series, charge: dict[str, Any] | None, console: Console) -> None:
     title = f"{series.setting} {kind(series)}".strip()
     table = Table(title=title, title_justify="left")
     unit = charge["unit"] if charge else "cost"
     for name in columns(unit):
-        table.add_column(name, overflow="fold")
+        table.add_column(_HEADS.get(name, name.replace("/", "/\n")), no_wrap=True)
     for row in table_rows(series):
-        table.add_row(*row)
+        table.add_row(*(text.replace(" (", "\n").replace(" to ", "-").rstrip(")") for text in row))
     console.print(table)
     for line in (*series.missing, series.verdict):
         if line:
@@ -118,7 +122,7 @@ def kind(series: Series) -> str:
 
 def columns(unit: str) -> tuple[str, ...]:
     """Return the names of the columns of a series' table."""
-    return "nodes x ranks x cores", "runs", "epoch", "speed-up", "efficiency", "sums", f"{unit}/epoch", "unfit"
+    return "nodes x ranks x cores", "runs", "epoch, s", "speed-up", "efficiency", "sums", f"{unit}/epoch", "unfit"
 
 
 def table_rows(series: Series) -> list[tuple[str, ...]]:
@@ -127,7 +131,7 @@ def table_rows(series: Series) -> list[tuple[str, ...]]:
         (
             point["label"],
             str(point["runs"]),
-            _with(point["epoch_s"], point["interval"], "{:.3g}") + " s",
+            _with(point["epoch_s"], point["interval"], "{:.3g}"),
             _with(point["speedup"], point["speedup_interval"], "{:.2f}"),
             _with(point["efficiency"], point["efficiency_interval"], "{:.0%}"),
             "-" if point["communication"] is None else f"{point['communication']:.0%}",
