@@ -105,11 +105,16 @@ def _print_series(series: Series, charge: dict[str, Any] | None, console: Consol
     for name in columns(unit):
         table.add_column(_HEADS.get(name, name.replace("/", "/\n")), no_wrap=True)
     for row in table_rows(series):
-        table.add_row(*(text.replace(" (", "\n").replace(" to ", "-").rstrip(")") for text in row))
+        table.add_row(*(_narrow(text) for text in row))
     console.print(table)
     for line in (*series.missing, series.verdict):
         if line:
             console.print(line, soft_wrap=True, highlight=False)
+
+
+def _narrow(text: str) -> str:
+    """Return "value (a to b)" as two lines."""
+    return text.replace(" (", "\n").replace("% to ", "-").replace(" to ", "-").rstrip(")")
 
 
 def kind(series: Series) -> str:
@@ -135,7 +140,7 @@ def table_rows(series: Series) -> list[tuple[str, ...]]:
             _with(point["speedup"], point["speedup_interval"], "{:.2f}"),
             _with(point["efficiency"], point["efficiency_interval"], "{:.0%}"),
             "-" if point["communication"] is None else f"{point['communication']:.0%}",
-            "-" if point["cost"] is None else f"{point['cost']:.3g}",
+            "-" if point["cost"] is None else f"{point['cost']:.2g}",
             str(point["unfit"]),
         )
         for point in series.points
