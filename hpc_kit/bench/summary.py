@@ -100,7 +100,8 @@ _HEADS = {"nodes x ranks x cores": "nodes x\nranks x\ncores", "efficiency": "eff
 
 def _print_series(series: Series, charge: dict[str, Any] | None, console: Console) -> None:
     title = f"{series.setting} {kind(series)}".strip()
-    table = Table(title=title, title_justify="left")
+    console.print(title, soft_wrap=True, highlight=False, markup=False)
+    table = Table()
     unit = charge["unit"] if charge else "cost"
     for name in columns(unit):
         table.add_column(_HEADS.get(name, name.replace("/", "/\n")), no_wrap=True)

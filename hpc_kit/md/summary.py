@@ -68,7 +68,8 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
 
 
 def _print(console: Console, title: str, columns: tuple[str, ...], rows: list[list[str]]) -> None:
-    table = Table(title=title, title_justify="left")
+    console.print(title, soft_wrap=True, highlight=False, markup=False)
+    table = Table()
     for name in columns:
         table.add_column(name.replace(", ", "\n").replace("/", "/\n"), no_wrap=True)
     for row in rows:
