@@ -72,11 +72,12 @@ def test_header_asks_for_exactly_this():
 
 
 def test_job_is_followed_to_its_end(slurm, tmp_path):
-    job = queue(tmp_path, "echo $SLURM_JOB_NAME; sleep 4; exit 0")
+    job = queue(tmp_path, f"echo $SLURM_JOB_NAME; until test -e {tmp_path}/go; do sleep 0.2; done; sleep 2; exit 0")
     running = record(job, "running")
     assert "gpua00" in running.evidence and Slurm().find("hk-a1b2c3d4") == [job]
+    (tmp_path / "go").touch()
     done = record(job)
-    assert done.state == "done" and done.elapsed_s >= 4
+    assert done.state == "done" and done.elapsed_s >= 2
     assert (tmp_path / "my block.out").read_text() == "hk-a1b2c3d4-0\n"
     assert Slurm().find("hk-a1b2c3d4") == []
 
