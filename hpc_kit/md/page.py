@@ -42,7 +42,7 @@ def sections_of(made: Row, label: str) -> Iterator[Section]:
             text.append(f"{field['name']}: distances that the training never saw: {', '.join(unseen)}.")
     yield Section(
         f"Dynamics, {label}",
-        " ".join([*text, f"{'; '.join(speeds(made))}.", MEANINGS, *made["told"]]),
+        " ".join([*text, *(f"{speed}." for speed in speeds(made)), MEANINGS, *made["told"]]),
         figures=list(_energies(made)),
         columns=MOVED,
         rows=moved(made),

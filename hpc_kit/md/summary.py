@@ -59,7 +59,8 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         ps = made["steps"] * made["timestep_fs"] / 1000
         title = f"{made['label']}: {made['steps']} steps of {made['timestep_fs']:g} fs ({ps:g} ps)"
         _print(console, title, MOVED, moved(made))
-        console.print("; ".join(speeds(made)), soft_wrap=True, highlight=False, markup=False)
+        for text in speeds(made):
+            console.print(text, soft_wrap=True, highlight=False, markup=False)
         if made["transfer"]:
             _print(console, "held against the reference", JUDGED, judged(made))
             console.print(JUDGEMENTS, soft_wrap=True, highlight=False)
